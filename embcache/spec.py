@@ -1,0 +1,123 @@
+"""What a table is: its name, its rows' shape and dtype, and the row an unknown id gets. May touch only errors.
+
+The same keys stand in a `[[table]]` of config.toml, in the JSON of `PUT /v1/tables/{t}` and in the catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from embcache.errors import MalformedRequest
+from embcache.validation import complaints, nearest
+
+Dtype: TypeAlias = Literal["f32", "f16", "bf16", "q8"]
+DTYPES: tuple[str, ...] = get_args(Dtype)  # the place of a name in this list is its code
+F32_MAX = 3.4028234663852886e38
+NAME_PATTERN = "[a-z0-9_]{1,64}"
+
+
+def _fits_f32(value: float) -> float:
+    if not abs(value) <= F32_MAX:
+        raise ValueError("should be a finite number that an f32 can hold")
+    return value
+
+
+Float32: TypeAlias = Annotated[float, AfterValidator(_fits_f32)]
+_FORMS = '"zeros", {uniform = AMPLITUDE} or {constant = [NUMBER, ...]}'
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Uniform(_Frozen):
+    """Default rows with elements in [-uniform, uniform), drawn from the id (formula in docs/protocol.md)."""
+
+    uniform: Annotated[Float32, Field(gt=0)]
+
+
+class Constant(_Frozen):
+    """One default row for all ids: dim numbers."""
+
+    constant: Annotated[tuple[Float32, ...], Field(strict=False)]
+
+
+def _default(value: object) -> object:
+    """Picks the form by its key, so that a fault is told of that form alone and not of all three."""
+    if value == "zeros" or isinstance(value, Uniform | Constant):
+        return value
+    if isinstance(value, dict) and len(value) == 1:
+        if "uniform" in value:
+            return Uniform.model_validate(value)
+        if "constant" in value:
+            return Constant.model_validate(value)
+    raise ValueError(f"should be {_FORMS}")
+
+
+Default: TypeAlias = Annotated[Literal["zeros"] | Uniform | Constant, BeforeValidator(_default)]
+
+
+class TableSpec(_Frozen):
+    """A table as it was declared. Two specs are the same table when they are equal."""
+
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+    dim: Annotated[int, Field(ge=1, le=65536)]
+    dtype: Dtype = "f32"
+    default: Default = "zeros"
+    feature: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _feature_is_the_name(cls, value: Any) -> Any:
+        """Filled in here, so that a spec that leaves it out equals one that spells it out."""
+        if isinstance(value, dict) and value.get("feature") is None and isinstance(value.get("name"), str):
+            return {**value, "feature": value["name"]}
+        return value
+
+    @model_validator(mode="after")
+    def _constant_fits(self) -> TableSpec:
+        if isinstance(self.default, Constant) and len(self.default.constant) != self.dim:
+            raise ValueError(f"default.constant has {len(self.default.constant)} numbers, dim is {self.dim}")
+        return self
+
+    @classmethod
+    def parse(cls, value: object) -> TableSpec:
+        """A spec out of a request's JSON or a catalogue. Raises MalformedRequest that names every fault."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise MalformedRequest(f"table spec: {'; '.join(_faults(error))}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `parse` takes back, for JSON and msgpack."""
+        return self.model_dump(mode="json")
+
+    @property
+    def dtype_code(self) -> int:
+        """0 f32, 1 f16, 2 bf16, 3 q8."""
+        return DTYPES.index(self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an encoded row: 4d, 2d, 2d, or 8 + d (scale, bias, codes)."""
+        return row_bytes(self.dim, self.dtype)
+
+    @property
+    def feature_name(self) -> str:
+        """What raw values of this table are hashed as."""
+        return self.feature or self.name
+
+
+def row_bytes(dim: int, dtype: Dtype) -> int:
+    """Bytes of an encoded row of `dim` elements."""
+    return {"f32": 4 * dim, "f16": 2 * dim, "bf16": 2 * dim, "q8": 8 + dim}[dtype]
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    for key, kind, words in complaints(error):
+        hint = f"; the nearest right key is {nearest(key, TableSpec.model_fields)}" if kind == "extra_forbidden" else ""
+        faults.append(f"{key} {words}{hint}".lstrip())
+    return faults

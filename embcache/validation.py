@@ -1,0 +1,36 @@
+"""What pydantic found wrong, said in one line a person can act on. Imports nothing of embcache."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that is spelled most like `name`. `names` must not be empty."""
+    return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
+
+
+def complaints(error: ValidationError) -> Iterator[tuple[str, str, str]]:
+    """Each fault as (dotted key, kind, what is wrong), in the order of the fields.
+
+    `kind` is pydantic's: "extra_forbidden" is an unknown key, "missing" an absent one.
+    """
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(step) for step in fault["loc"])
+        yield key, fault["type"], _words(fault["type"], fault["msg"], fault["input"])
+
+
+def _words(kind: str, message: str, value: Any) -> str:
+    if kind == "missing":
+        return "is needed and absent"
+    if kind == "extra_forbidden":
+        return "is unknown"
+    said = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    if isinstance(value, dict):
+        return said
+    given = repr(value)
+    return f"{said} (got {given if len(given) <= 60 else given[:57] + '...'})"
