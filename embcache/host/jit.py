@@ -1,0 +1,58 @@
+"""How this room compiles: one decorator, and a cache on disk that notices an edit in any of the room's files.
+
+Numba's own cache looks only at the file that a kernel stands in, so an edit to a function that it inlines
+from a neighbour would go unseen. Here the cache's folder is named after a digest of the whole room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+from numba.core import config
+
+JIT_ENABLED: bool = not config.DISABLE_JIT
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def cache_folder() -> Path | None:
+    """The folder of this version's compiled kernels, made if need be; None where none can be written."""
+    home = os.environ.get("EMBCACHE_KERNEL_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    try:
+        root = Path(home) if home else Path.home() / ".cache"
+        folder = root / "embcache" / f"kernels-{digest.hexdigest()[:16]}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder if os.access(folder, os.W_OK) else None
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
+        return None
+
+
+_FOLDER = cache_folder()
+
+
+@contextmanager
+def _numba_caches_in(folder: Path) -> Iterator[None]:
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def kernel(function: _Function) -> _Function:
+    """Compile `function` on its first call: without the GIL, without bounds checks, cached on disk."""
+    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    if _FOLDER is None or not JIT_ENABLED:
+        return cast(_Function, numba.njit(**options)(function))
+    with _numba_caches_in(_FOLDER):
+        return cast(_Function, numba.njit(cache=True, **options)(function))

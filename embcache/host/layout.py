@@ -1,0 +1,55 @@
+"""The arena's layout: what the owner writes and every reader maps. Constants only; no code touches memory here.
+
+    offset 0      head: one page of words, each on a cache line of its own
+    offset 4096   directory: MAX_REGIONS entries of 128 bytes, one for each table version held in memory
+    HEAP          regions, each a multiple of 4096 bytes:
+                      sets    sets x 128 bytes: a stamp word, then the 15 feature IDs of the set's ways
+                      rows    sets x 15 rows of `stride` bytes; way w of set s is slot s * 15 + w
+                      absent  absent sets of the same form, without rows: ids known to have no row
+
+A stamp word says in one load what a reader needs of a set:
+
+    bit 0        set while the owner changes the set (a reader that sees it tries again)
+    bits 1..15   way w = bit - 1 holds a feature ID (any u64 is a valid one, so no id can mean "empty")
+    bits 16..23  how many ids whose first set this is stand in their second set; 255 sticks
+    bits 24..63  counts changes, so that a reader notices one that began and ended while it read
+
+An id has two candidate sets. It stands in the second only when the first was full of rows in use, and
+then the first one's count says so: a miss costs one set unless that count is set. The idea of an
+overflow count beside the keys is F14's (Folly); two choices are what lets a table fill to over 95%.
+
+All words are little-endian u64. Version numbers start at 1, so that a zeroed entry belongs to nobody.
+"""
+
+from __future__ import annotations
+
+MAGIC = 0x3141_4552_4142_4D45  # "EMBAREA1"
+LAYOUT = 1
+
+# Head: byte offsets of its words.
+HEAD_MAGIC = 0
+HEAD_LAYOUT = 8
+HEAD_SIZE = 16
+HEAD_ALIVE = 64
+HEAD_GENERATION = 128
+HEAD_POSITION = 192
+HEAD_BYTES = 4096
+
+# Directory: byte offsets within an entry.
+DIRECTORY = HEAD_BYTES
+ENTRY_BYTES = 128
+ENTRY_STAMP = 0  # odd while the entry changes
+ENTRY_VERSION = 8
+ENTRY_SETS = 16  # byte offset from the arena's start
+ENTRY_SET_COUNT = 24
+ENTRY_ROWS = 32
+ENTRY_STRIDE = 40
+ENTRY_ABSENT = 48
+ENTRY_ABSENT_COUNT = 56
+MAX_REGIONS = 1024
+HEAP = DIRECTORY + MAX_REGIONS * ENTRY_BYTES
+
+# Sets.
+WAYS = 15
+SET_BYTES = 128
+PAGE = 4096

@@ -1,0 +1,176 @@
+"""The few machine operations that Numba lacks, by address: prefetch, ordered loads and stores, wide compare, copy.
+
+Each has two bodies: LLVM instructions here, and ctypes in machine_python.py for NUMBA_DISABLE_JIT=1, so that
+the same kernels run as plain Python in tests. Addresses and byte counts are int64, words are uint64.
+
+x86 keeps plain loads in order, but the compiler does not, and Arm keeps neither. So a stamp is loaded with
+acquire, changed between a relaxed store with a release fence and a release store, and compared again after
+an acquire fence (H.-J. Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+What is read in between may be torn; it is thrown away when the stamps differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from embcache.host.jit import JIT_ENABLED
+
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_LANES = ir.VectorType(_I64, 8)  # one cache line
+_LINE = 64
+
+
+def _pointer(builder: Any, address: Any, to: Any) -> Any:
+    return builder.inttoptr(address, to.as_pointer())
+
+
+def _loader(result: Any, width: int, ordering: str | None = None) -> Any:
+    @intrinsic
+    def load(_context: Any, _address: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(builder, arguments[0], ir.IntType(width))
+            if ordering:
+                return builder.load_atomic(pointer, ordering, align=width // 8)
+            return builder.load(pointer, align=1)
+
+        return result(types.int64), generate
+
+    return load
+
+
+def _storer(value: Any, width: int, ordering: str | None = None) -> Any:
+    @intrinsic
+    def store(_context: Any, _address: Any, _value: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(builder, arguments[0], ir.IntType(width))
+            if ordering:
+                builder.store_atomic(arguments[1], pointer, ordering, align=width // 8)
+            else:
+                builder.store(arguments[1], pointer, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, value), generate
+
+    return store
+
+
+def _fence(ordering: str) -> Any:
+    @intrinsic
+    def fence(_context: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+            builder.fence(ordering)
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return fence
+
+
+def _bitcaster(source: Any, target: Any, to: Any) -> Any:
+    @intrinsic
+    def cast(_context: Any, _value: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], to)
+
+        return target(source), generate
+
+    return cast
+
+
+load_u8 = _loader(types.uint8, 8)
+load_u16 = _loader(types.uint16, 16)
+load_u32 = _loader(types.uint32, 32)
+load_i32 = _loader(types.int32, 32)
+load_u64 = _loader(types.uint64, 64)
+load_acquire = _loader(types.uint64, 64, "acquire")
+load_relaxed = _loader(types.uint64, 64, "monotonic")
+store_u8 = _storer(types.uint8, 8)
+store_u16 = _storer(types.uint16, 16)
+store_u32 = _storer(types.uint32, 32)
+store_i32 = _storer(types.int32, 32)
+store_u64 = _storer(types.uint64, 64)
+store_relaxed = _storer(types.uint64, 64, "monotonic")
+store_release = _storer(types.uint64, 64, "release")
+fence_acquire = _fence("acquire")
+fence_release = _fence("release")
+float_bits = _bitcaster(types.float32, types.uint32, _I32)
+bits_float = _bitcaster(types.uint32, types.float32, ir.FloatType())
+
+
+@intrinsic
+def prefetch(_context: Any, _address: Any) -> Any:
+    """Ask for the cache line at an address, to be read soon and kept in the second level."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], ir.IntType(8))
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def match_ways(_context: Any, _set_address: Any, _key: Any) -> Any:
+    """Bits 1..15: which of the 15 words after a set's stamp equal `key` (bit 0, the stamp's own, is cleared)."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, key = arguments
+        wanted = ir.Constant(_LANES, ir.Undefined)
+        for lane in range(8):
+            wanted = builder.insert_element(wanted, key, _I32(lane))
+        mask = ir.Constant(_I64, 0)
+        for line in range(2):
+            pointer = _pointer(builder, builder.add(address, _I64(line * _LINE)), _LANES)
+            equal = builder.icmp_unsigned("==", builder.load(pointer, align=8), wanted)
+            bits = builder.zext(builder.bitcast(equal, ir.IntType(8)), _I64)
+            mask = builder.or_(mask, builder.shl(bits, _I64(line * 8)))
+        return builder.and_(mask, _I64(0xFFFE))
+
+    return types.uint64(types.int64, types.uint64), generate
+
+
+@intrinsic
+def lowest_bit(_context: Any, _mask: Any) -> Any:
+    """The index of the lowest set bit; 64 for none."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def copy_line(_context: Any, _target: Any, _source: Any) -> Any:
+    """Copy 64 bytes as one vector; neither side need be aligned."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        target, source = (_pointer(builder, address, _LANES) for address in arguments)
+        builder.store(builder.load(source, align=1), target, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def claim(_context: Any, _address: Any, _count: Any) -> Any:
+    """Add to a word atomically (relaxed) and return what it held."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], _I64)
+        return builder.atomic_rmw("add", pointer, arguments[1], "monotonic")
+
+    return types.uint64(types.int64, types.uint64), generate
+
+
+if not JIT_ENABLED:
+    from embcache.host import machine_python as _python
+
+    globals().update({name: getattr(_python, name) for name in _python.__all__})
