@@ -21,7 +21,8 @@ def complaints(error: ValidationError) -> Iterator[tuple[str, str, str]]:
     """
     for fault in error.errors(include_url=False):
         key = ".".join(str(step) for step in fault["loc"])
-        yield key, fault["type"], _words(fault["type"], fault["msg"], fault["input"])
+        shown = "a secret" if "secret" in fault["loc"] else fault["input"]
+        yield key, fault["type"], _words(fault["type"], fault["msg"], shown)
 
 
 def _words(kind: str, message: str, value: Any) -> str:

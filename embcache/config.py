@@ -1,0 +1,264 @@
+"""Settings: what they are, their defaults and bounds, and how they are read. May touch only spec and errors.
+
+config.toml beside the README is the manual of every key here; a test fails when the two disagree. A setting comes
+from, in this order of precedence: the environment (`EMBCACHE_SERVER__PORT=7071`), the config file, the default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from embcache.errors import ConfigError
+from embcache.spec import TableSpec
+from embcache.validation import complaints, nearest
+
+ENV_PREFIX = "EMBCACHE_"
+_UNITS = {"": 1, "B": 1} | {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")}
+_UNITS |= {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
+_T = TypeVar("_T")
+
+
+def parse_size(value: object) -> object:
+    """Bytes of "2GiB", "1.5GiB", "64 MiB", "100MB" (powers of ten) or a plain number."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError('should be a size such as "512MiB", "2GiB" or a number of bytes')
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+
+
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+FilePath: TypeAlias = Annotated[Path, Field(strict=False)]
+Role: TypeAlias = Literal["read", "write", "admin"]
+
+
+class Section(BaseModel):
+    """A section of the file. A key that is not a field of it is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Server(Section):
+    """[server]: where the service listens, and what one request may ask for."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 7070
+    uds: FilePath | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    max_body_bytes: Annotated[Size, Field(ge=1024)] = 64 << 20
+    max_ids_per_request: Annotated[int, Field(ge=1)] = 1 << 20
+    reply_pool: Annotated[Size, Field(ge=1 << 20)] = 512 << 20
+    deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
+    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    keep_alive_s: Annotated[int, Field(ge=1)] = 75
+    grace_s: Annotated[float, Field(ge=0)] = 10.0
+
+
+class Owner(Section):
+    """[owner]: the process that holds the cold tier and writes the warm one."""
+
+    start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    import_idle_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+def _device(value: object) -> object:
+    if value in ("auto", "off"):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        raise ValueError('asks for a GPU, and the GPU tier is not in this release: should be "auto" or "off"')
+    raise ValueError('should be "auto", "off" or a CUDA device number')
+
+
+class Hot(Section):
+    """[hot]: GPU memory. Off in this release."""
+
+    device: Annotated[Literal["auto", "off"] | int, BeforeValidator(_device)] = "auto"
+    capacity: Size = 8 << 30
+
+
+class Warm(Section):
+    """[warm]: host memory, shared by all processes of the service."""
+
+    capacity: Annotated[Size, Field(ge=64 << 10)] = 2 << 30
+
+
+class Cold(Section):
+    """[cold]: the disk, where every row is."""
+
+    backend: Literal["rocksdb"] = "rocksdb"
+    path: FilePath = Path("data")
+    block_cache: Size = 256 << 20
+    write_buffer: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
+    wal_limit: Annotated[Size, Field(ge=1 << 20)] = 512 << 20
+    open_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+
+
+class Token(Section):
+    """[[token]]: a bearer token and what it may do."""
+
+    secret: Annotated[str, Field(min_length=8, max_length=256, pattern=r"^[\x21-\x7e]+$", repr=False)]
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, strict=False)]
+
+
+class Settings(Section):
+    """Everything that can be set, checked. Paths are absolute once loaded; sizes are bytes."""
+
+    server: Server = Server()
+    owner: Owner = Owner()
+    hot: Hot = Hot()
+    warm: Warm = Warm()
+    cold: Cold = Cold()
+    table: Annotated[tuple[TableSpec, ...], Field(strict=False)] = ()
+    token: Annotated[tuple[Token, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Settings:
+        if name := _repeated([table.name for table in self.table]):
+            raise ValueError(f"two [[table]] entries are named {name!r}; a name stands for one table")
+        if _repeated([token.secret for token in self.token]):
+            raise ValueError("two [[token]] entries have the same secret; give one token all its roles")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Settings:
+        """Settings of a config file, overridden by the environment (`os.environ` unless given).
+
+        Relative paths in it are taken from the file's folder. Raises ConfigError that names file, key and remedy.
+        """
+        file = Path(path).absolute()
+        values = _read_toml(file)
+        variables = _overlay(values, os.environ if environ is None else environ)
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, str(path), variables)) from None
+        return settings._anchored(file.parent)
+
+    @classmethod
+    def of(cls, config: Settings | str | os.PathLike[str]) -> Settings:
+        """`config` itself where it is Settings, else what `load` reads from that path."""
+        return config if isinstance(config, Settings) else cls.load(config)
+
+    def to_json(self) -> str:
+        """For a child process, which takes it back by `from_json`. Holds the tokens: hand it over through a pipe."""
+        return self.model_dump_json()
+
+    def without_tokens(self) -> Settings:
+        """A copy for who authenticates nobody, such as the owner."""
+        return self.model_copy(update={"token": ()})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Settings:
+        """Settings that `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+    def _anchored(self, folder: Path) -> Settings:
+        uds = self.server.uds
+        server = self.server.model_copy(update={"uds": folder / uds if uds else None})
+        cold = self.cold.model_copy(update={"path": folder / self.cold.path})
+        return self.model_copy(update={"server": server, "cold": cold})
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {"server": Server, "owner": Owner, "hot": Hot, "warm": Warm, "cold": Cold}
+_LISTS: dict[str, type[BaseModel]] = {"table": TableSpec, "token": Token}
+
+
+def setting_names() -> list[str]:
+    """All keys, dotted: "server.host" ... "table.name" ... "token.roles"."""
+    return [f"{section}.{key}" for section, model in (_SECTIONS | _LISTS).items() for key in model.model_fields]
+
+
+def _repeated(values: list[str]) -> str | None:
+    return next((value for place, value in enumerate(values) if value in values[:place]), None)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from None
+
+
+# --- the environment -------------------------------------------------------------------------------------------
+
+
+def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Puts EMBCACHE_A__B variables into `values`, in place -> {dotted key: variable it came from}."""
+    variables = {}
+    for variable in sorted(environ):
+        if variable.startswith(ENV_PREFIX) and "__" in variable:
+            keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
+            place, field = _place(values, keys, variable)
+            place[keys[-1]] = environ[variable] if _takes_text(field) else _toml_value(environ[variable])
+            variables[".".join(keys)] = variable
+    return variables
+
+
+def _place(values: dict[str, Any], keys: list[str], variable: str) -> tuple[dict[str, Any], Any]:
+    """Where the value of `keys` goes, and its type: section.key, or list.index.key with an index up to the length."""
+    section, key = keys[0], keys[-1]
+    model = (_SECTIONS | _LISTS).get(section)
+    if model is None or key not in model.model_fields or len(keys) != (3 if section in _LISTS else 2):
+        raise ConfigError(f"environment: {variable} is unknown; the nearest is {_nearest_variable(keys)}")
+    field = model.model_fields[key].annotation
+    if section in _SECTIONS:
+        return _of_type(values.setdefault(section, {}), dict, variable), field
+    entries = _of_type(values.setdefault(section, []), list, variable)
+    if not keys[1].isdecimal() or int(keys[1]) > len(entries):
+        raise ConfigError(f"environment: {variable}: {keys[1]!r} should be a number from 0 to {len(entries)}")
+    if int(keys[1]) == len(entries):
+        entries.append({})
+    return _of_type(entries[int(keys[1])], dict, variable), field
+
+
+def _nearest_variable(keys: list[str]) -> str:
+    section, key = _nearest_key(".".join(keys), setting_names()).split(".")
+    return f"{ENV_PREFIX}{section}{'__0__' if section in _LISTS else '__'}{key}".upper()
+
+
+def _of_type(value: Any, kind: type[_T], variable: str) -> _T:
+    if not isinstance(value, kind):
+        raise ConfigError(f"environment: {variable} meets a config file whose section is not a table of settings")
+    return value
+
+
+def _takes_text(annotation: Any) -> bool:
+    return annotation in (str, Path) or any(_takes_text(inner) for inner in get_args(annotation))
+
+
+def _toml_value(text: str) -> Any:
+    """A number, list or inline table by TOML's rules; anything else is the text itself."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if set(parsed) == {"value"} else text
+
+
+# --- what went wrong -------------------------------------------------------------------------------------------
+
+
+def _explain(error: ValidationError, file: str, variables: Mapping[str, str]) -> str:
+    lines = []
+    for key, kind, words in complaints(error):
+        names = setting_names() if "." in key else [*_SECTIONS, *_LISTS]
+        hint = f"; the nearest right key is {_nearest_key(key, names)}" if kind == "extra_forbidden" else ""
+        source = next((f" (from {name})" for place, name in variables.items() if f"{key}.".startswith(f"{place}.")), "")
+        lines.append(f"{file}: {key}{source} {words}{hint}" if key else f"{file}: {words}")
+    return "\n".join(lines)
+
+
+def _nearest_key(key: str, names: list[str]) -> str:
+    """`table.0.dims` -> `table.dim`: numbers of entries do not count."""
+    return nearest(".".join(step for step in key.split(".") if not step.isdecimal()), names)
