@@ -1,0 +1,47 @@
+# Everything here needs only make and python3 (3.11 to 3.13): the first target that needs it sets up .venv, once.
+#
+#   make demo   [DATA=DIR] [DEMO_ONCE=1]   start a service, fill it, replay lookups, print a table, serve on
+#   make test   [ARGS="-k name"]           run the tests
+#   make lint   make types   make bench   make setup   make clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+export DATA DEMO_ONCE
+
+.PHONY: demo test lint types bench setup clean
+
+demo: setup
+	@$(RUN) -m loadtest demo
+
+test: setup
+	@$(RUN) -m pytest $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/lint-imports
+
+types: setup
+	$(VENV)/bin/mypy
+
+bench: setup
+	@$(RUN) -m loadtest compare $(ARGS)
+
+setup: $(READY)
+
+# The stamp is written last, so that a set-up that was cut off is done again.
+$(READY): pyproject.toml clients/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and \
+	  "embcache needs Python 3.11 to 3.13, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (once)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e ./clients -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-data
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

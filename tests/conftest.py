@@ -1,0 +1,23 @@
+"""What all rooms' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure() -> None:
+    """Tests say what they set: variables of whoever runs them would change what is tested."""
+    for variable in [name for name in os.environ if name.startswith("EMBCACHE_")]:
+        del os.environ[variable]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real tables and traces: DATA, or shared/data beside the checkout. Tests skip where it is absent."""
+    folder = Path(os.environ.get("DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / "beauty_items.npy").exists():
+        pytest.skip(f"no real data in {folder} (beauty_items.npy); set DATA to a folder that has it")
+    return folder
