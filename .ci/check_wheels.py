@@ -1,4 +1,4 @@
-"""Checks that the built wheels hold every tracked file of their packages, and nothing else: python check_wheels.py DIR."""
+"""Checks that built wheels hold every tracked file of their packages, and nothing else: check_wheels.py DIR."""
 
 from __future__ import annotations
 
