@@ -1,0 +1,107 @@
+"""What a lookup returns, from the client and from an EmbeddingCache in the caller's own process alike.
+
+Arrays are views: of the receive buffer in the client, which is not used again while any of them lives. Knows rowtypes
+and nothing of the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache_client import rowtypes
+
+MISSING: Final = 0  # no such row: the table's default row stands in its place
+HOT: Final = 1
+WARM: Final = 2
+COLD: Final = 3
+LATE: Final = 4  # the deadline passed before the row was found: default row
+FAILED: Final = 5  # the row is damaged: default row
+NEAR: Final = 6  # the client's own near-cache
+
+STATUS_NAMES: Final = ("missing", "hot", "warm", "cold", "late", "failed", "near")
+
+
+class TableRows:
+    """The rows of one query.
+
+    table, version: which table, and the version of it that answered.
+    dtype: "f32", "f16", "bf16" or "q8", as the rows came.
+    raw: [n or bags, dim] of that dtype: float32, float16, uint16 (bf16's bits) or uint8 (q8's codes).
+    scale, bias: float32 [n or bags] for q8, else None.
+    status: uint8 [n], a status for each id of the query (not for each bag); see STATUS_NAMES.
+    """
+
+    __slots__ = ("_rows", "bias", "dtype", "raw", "scale", "status", "table", "version")
+
+    def __init__(
+        self,
+        table: str,
+        version: str,
+        dtype: str,
+        raw: NDArray[np.generic],
+        status: NDArray[np.uint8],
+        *,
+        scale: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.table = table
+        self.version = version
+        self.dtype = dtype
+        self.raw = raw
+        self.status = status
+        self.scale = scale
+        self.bias = bias
+        self._rows: NDArray[np.float32] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """float32 [n or bags, dim]: `raw` itself for f32, otherwise converted at the first use."""
+        if self._rows is None:
+            self._rows = rowtypes.decode(self.raw, rowtypes.code_of(self.dtype), self.scale, self.bias)
+        return self._rows
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """bool [n]: True where the id has a row and it is this one, False where a default row stands in."""
+        found: NDArray[np.bool_] = (self.status != MISSING) & (self.status != LATE) & (self.status != FAILED)
+        return found
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __repr__(self) -> str:
+        return f"TableRows({self.table!r}, version {self.version!r}, {self.dtype}, {self.raw.shape})"
+
+
+class LookupResult(Mapping[str, TableRows]):
+    """The answer to a lookup: a mapping from table name to its rows.
+
+    results: the answers in the order of the queries. Where a table was asked for several times, only this list has all
+        of them; the mapping has the first.
+    position, history: the place in the service's stream of updates, read before the rows: they may be newer, never
+        older. Positions compare only within one history.
+    """
+
+    __slots__ = ("_by_table", "history", "position", "results")
+
+    def __init__(self, results: list[TableRows], position: int, history: str) -> None:
+        self.results = results
+        self.position = position
+        self.history = history
+        self._by_table = {rows.table: rows for rows in reversed(results)}
+
+    def __getitem__(self, table: str) -> TableRows:
+        return self._by_table[table]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(rows.table for rows in self.results))
+
+    def __len__(self) -> int:
+        return len(self._by_table)
+
+    def __repr__(self) -> str:
+        return f"LookupResult({self.results!r}, position {self.position}, history {self.history!r})"

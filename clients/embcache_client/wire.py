@@ -1,0 +1,180 @@
+"""The msgpack bodies of the data endpoints: lookups out, replies in. Does no I/O; the service shares this file.
+
+The reply's arrays come as views into the body that was received: see unpack.py. Requests are small and are packed by
+msgpack, which takes arrays as buffers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache_client import rowtypes
+from embcache_client.errors import ProtocolError, ServiceError
+from embcache_client.results import STATUS_NAMES, LookupResult, TableRows
+from embcache_client.unpack import unpack
+
+__all__ = [
+    "MEDIA_TYPE",
+    "MEDIA_TYPES",
+    "STATUS_NAMES",
+    "LookupResult",
+    "Query",
+    "TableRows",
+    "decode_error",
+    "decode_lookup_reply",
+    "encode_lookup",
+]
+
+MEDIA_TYPE: Final = "application/msgpack"
+MEDIA_TYPES: Final = (MEDIA_TYPE, "application/x-msgpack", "application/vnd.msgpack")
+
+Body: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.uint8]"
+
+_MAX_ERROR_BYTES: Final = 1 << 20
+_T = TypeVar("_T")
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("embcache_client sends arrays as they lie in memory and needs a little-endian machine")
+
+
+@dataclass(slots=True)
+class Query:
+    """One entry of a lookup's `queries`. Arrays are C-contiguous and little-endian; exactly one of ids and values."""
+
+    table: str
+    ids: NDArray[np.uint64] | None = None  # [n]
+    values: Sequence[str | bytes | int] | None = None  # [n] raw feature values, hashed by the service
+    version: str | None = None
+    lengths: NDArray[np.uint32] | None = None  # [bags]
+    pooling: str | None = None  # "sum" or "mean", with lengths
+    weights: NDArray[np.float32] | None = None  # [n], with pooling "sum"
+
+    @property
+    def id_count(self) -> int:
+        return len(self.ids if self.ids is not None else self.values or ())
+
+    @property
+    def row_count(self) -> int:
+        return self.id_count if self.lengths is None else len(self.lengths)
+
+
+def encode_lookup(
+    queries: Sequence[Query],
+    dtype: str = "f32",
+    *,
+    strict: bool = False,
+    min_position: int = 0,
+    history: str | None = None,
+    deadline_ms: int | None = None,
+) -> bytes:
+    """The body of POST /v1/lookup."""
+    request: dict[str, object] = {"queries": [_query_map(query) for query in queries], "dtype": dtype}
+    if strict:
+        request["strict"] = True
+    if min_position:
+        request["min_position"] = min_position
+    if history is not None:
+        request["history"] = history
+    if deadline_ms is not None:
+        request["deadline_ms"] = deadline_ms
+    packed: bytes = msgpack.packb(request)
+    return packed
+
+
+def _query_map(query: Query) -> dict[str, object]:
+    entry: dict[str, object] = {"table": query.table}
+    if query.ids is not None:
+        entry["ids"] = query.ids.data
+    else:
+        entry["values"] = query.values
+    if query.version is not None:
+        entry["version"] = query.version
+    if query.lengths is not None:
+        entry["lengths"] = query.lengths.data
+        entry["pooling"] = query.pooling
+    if query.weights is not None:
+        entry["weights"] = query.weights.data
+    return entry
+
+
+def decode_lookup_reply(body: Body) -> LookupResult:
+    """The body of a 200 from /v1/lookup. Its arrays are views into `body` (copies where `body` leaves them unaligned).
+
+    Raises ProtocolError where the body is not what the protocol says.
+    """
+    reply = _map(unpack(body.data if isinstance(body, np.ndarray) else memoryview(body)), "the reply")
+    results = [_table_rows(_map(entry, "a result")) for entry in _get(reply, "results", list)]
+    return LookupResult(results, _get(reply, "position", int), _get(reply, "history", str))
+
+
+def _table_rows(entry: dict[str, Any]) -> TableRows:
+    table, dtype, shape = _get(entry, "table", str), _get(entry, "dtype", str), _get(entry, "shape", list)
+    code = rowtypes.CODES.get(dtype)
+    if code is None:
+        raise ProtocolError(f"table {table}: dtype {dtype!r} is none of {', '.join(rowtypes.NAMES)}")
+    if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
+        raise ProtocolError(f"table {table}: shape {shape!r} is not [rows, dim]")
+    raw = array(entry, "rows", rowtypes.ELEMENTS[code], tuple(shape))
+    status = array(entry, "status", _U8)
+    if code != rowtypes.Q8:
+        return TableRows(table, _get(entry, "version", str), dtype, raw, status)
+    scale, bias = (array(entry, key, _F32, (shape[0],)) for key in ("scale", "bias"))
+    return TableRows(table, _get(entry, "version", str), dtype, raw, status, scale=scale, bias=bias)
+
+
+_U8: Final = np.dtype("u1")
+_F32: Final = np.dtype("<f4")
+
+
+def array(entry: dict[str, Any], key: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """The bin at `key` as an array of `dtype`, of `shape` or else as long as it is."""
+    raw = _get(entry, key, memoryview)
+    if shape is None:
+        shape = (raw.nbytes // dtype.itemsize,)
+    expected = dtype.itemsize
+    for size in shape:
+        expected *= size
+    if raw.nbytes != expected:
+        raise ProtocolError(f"{key!r} has {raw.nbytes} bytes, not the {expected} of {dtype.name} {list(shape)}")
+    view: NDArray[Any] = np.ndarray(shape, dtype, raw)
+    return view if view.flags.aligned else view.copy()
+
+
+def decode_error(status: int, body: Body) -> ServiceError:
+    """The error that an answer of HTTP status >= 400 carries, in msgpack or JSON; or neither, from a proxy."""
+    raw = bytes(body[:_MAX_ERROR_BYTES])
+    try:
+        reply = json.loads(raw) if raw[:1] == b"{" else msgpack.unpackb(raw)
+        error = reply["error"]
+        code, message, detail = error["code"], error["message"], error.get("detail") or {}
+        if isinstance(code, str) and isinstance(message, str) and isinstance(detail, dict):
+            return ServiceError.of(status, code, message, detail)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
+        pass
+    text = raw[:200].decode("utf-8", "replace").strip()
+    return ServiceError.of(status, "unknown", f"HTTP {status}, not from embcache: {text!r}", {})
+
+
+def _map(value: object, where: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ProtocolError(f"{where} is {type(value).__name__}, not a map")
+    return value
+
+
+def _get(entry: dict[str, Any], key: str, kind: type[_T]) -> _T:
+    value = entry.get(key)
+    if type(value) is not kind:
+        what = "is missing" if key not in entry else f"is {type(value).__name__}, not {_KINDS[kind]}"
+        raise ProtocolError(f"key {key!r} {what}")
+    return value
+
+
+_KINDS: Final[dict[type, str]] = {str: "str", int: "int", list: "array", memoryview: "bin"}
