@@ -1,0 +1,1 @@
+"""Load tests, comparisons and the demo. Not shipped; see `python -m loadtest --help`."""
