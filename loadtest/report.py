@@ -1,0 +1,86 @@
+"""A report as a table for the terminal, and as docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.records import Record, Report
+
+COLUMNS = ("name", "unit", "ours", "peer", "theirs", "ratio", "target", "reached")
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits, thousands grouped: 0.0123, 12.3, 1,234. A dash for None."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def cells(record: Record) -> tuple[str, ...]:
+    """The record's columns as text, in the order of COLUMNS."""
+    verdict = {True: "yes", False: "NO", None: "-"}[record.reached]
+    peer = record.peer or "none"
+    if record.peer and record.theirs is None:
+        peer += " (absent)"
+    ours, theirs, ratio = figure(record.ours), figure(record.theirs), figure(record.ratio)
+    return record.name, record.unit, ours, peer, theirs, ratio, record.target, verdict
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The table, then a line for each remark."""
+    table = Table(title="embcache against its peers: medians; ratio = ours / theirs")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in {"ours", "theirs", "ratio", "target"} else "left")
+    for record in report.records:
+        style = {True: "green", False: "red", None: "yellow"}[record.reached]
+        table.add_row(*cells(record)[:-1], f"[{style}]{cells(record)[-1]}[/{style}]")
+    console.print(table)
+    for record in report.records:
+        if record.note:
+            console.print(f"{record.name}: {record.note}", highlight=False)
+
+
+def markdown(report: Report) -> str:
+    """docs/benchmarks.md: the table, what each pair measures, the spread, the machine and the commands."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m loadtest docs` from a run of the command below: do not edit, run it again. Both",
+        "sides of a pair are measured in one run, in short slices in turn; figures are medians over the slices,",
+        "and the ratio is ours / theirs. Compare ratios: the absolute figures belong to the machine.",
+        "",
+        f"    {report.command}",
+        "",
+        *_markdown_table(COLUMNS, [cells(record) for record in report.records]),
+        "",
+        "## What is measured",
+        "",
+    ]
+    for record in report.records:
+        note = f" {record.note[0].upper()}{record.note[1:]}." if record.note else ""
+        lines.append(f"- `{record.name}`: {record.what}{note}")
+    lines += ["", "## Spread", "", "The middle half of the slices lies between these figures.", ""]
+    lines += _markdown_table(
+        ("name", "slices", "ours", "theirs"),
+        [
+            (record.name, str(record.slices), _range(record.ours_quartiles), _range(record.theirs_quartiles))
+            for record in report.records
+        ],
+    )
+    lines += ["", "## Machine and versions", ""]
+    lines += _markdown_table(("what", "which"), [*report.machine.items(), *report.versions.items()])
+    return "\n".join(lines) + "\n"
+
+
+def _range(quartiles: tuple[float, float] | None) -> str:
+    return f"{figure(quartiles[0])} to {figure(quartiles[1])}" if quartiles else "-"
+
+
+def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    def line(row: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+    return [line(header), line(tuple("---" for _ in header)), *(line(row) for row in rows)]
