@@ -1,0 +1,25 @@
+"""Python client of the embcache embedding cache: see Client, AsyncClient and clients/README.md."""
+
+from __future__ import annotations
+
+from embcache_client.aio import AsyncClient
+from embcache_client.call import RetryPolicy
+from embcache_client.client import Client
+from embcache_client.errors import ClientError, ServiceError
+from embcache_client.ids import hash_values
+from embcache_client.lookup import Values
+from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, TableRows
+
+__all__ = [
+    "STATUS_NAMES",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "LookupResult",
+    "RetryPolicy",
+    "RowPage",
+    "ServiceError",
+    "TableRows",
+    "Values",
+    "hash_values",
+]

@@ -39,7 +39,15 @@ class ConnectFailed(ClientError):
 
 
 class ConnectionLost(ClientError):
-    """The connection died before the whole answer was here; the request may or may not have counted."""
+    """The connection died before the whole answer was here; the request may or may not have counted.
+
+    answer_began: some of the answer had come. was_kept: the connection had carried an earlier call.
+    """
+
+    def __init__(self, message: str, *, answer_began: bool = False, was_kept: bool = False) -> None:
+        super().__init__(message)
+        self.answer_began = answer_began
+        self.was_kept = was_kept
 
 
 class Timeout(ClientError, TimeoutError):

@@ -25,17 +25,56 @@ NEAR: Final = 6  # the client's own near-cache
 STATUS_NAMES: Final = ("missing", "hot", "warm", "cold", "late", "failed", "near")
 
 
-class TableRows:
-    """The rows of one query.
+class Rows:
+    """Rows of a table.
 
-    table, version: which table, and the version of it that answered.
+    table, version: which table, and which version of it.
     dtype: "f32", "f16", "bf16" or "q8", as the rows came.
-    raw: [n or bags, dim] of that dtype: float32, float16, uint16 (bf16's bits) or uint8 (q8's codes).
-    scale, bias: float32 [n or bags] for q8, else None.
-    status: uint8 [n], a status for each id of the query (not for each bag); see STATUS_NAMES.
+    raw: [n, dim] of that dtype: float32, float16, uint16 (bf16's bits) or uint8 (q8's codes).
+    scale, bias: float32 [n] for q8, else None.
     """
 
-    __slots__ = ("_rows", "bias", "dtype", "raw", "scale", "status", "table", "version")
+    __slots__ = ("_rows", "bias", "dtype", "raw", "scale", "table", "version")
+
+    def __init__(
+        self,
+        table: str,
+        version: str,
+        dtype: str,
+        raw: NDArray[np.generic],
+        *,
+        scale: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.table = table
+        self.version = version
+        self.dtype = dtype
+        self.raw = raw
+        self.scale = scale
+        self.bias = bias
+        self._rows: NDArray[np.float32] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """float32 [n, dim]: `raw` itself for f32, otherwise converted at the first use."""
+        if self._rows is None:
+            self._rows = rowtypes.decode(self.raw, rowtypes.code_of(self.dtype), self.scale, self.bias)
+        return self._rows
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.table!r}, version {self.version!r}, {self.dtype}, {self.raw.shape})"
+
+
+class TableRows(Rows):
+    """The rows of one query: one for each id, or for each bag.
+
+    status: uint8 [n], a status for each id (not for each bag); see STATUS_NAMES.
+    """
+
+    __slots__ = ("status",)
 
     def __init__(
         self,
@@ -48,21 +87,8 @@ class TableRows:
         scale: NDArray[np.float32] | None = None,
         bias: NDArray[np.float32] | None = None,
     ) -> None:
-        self.table = table
-        self.version = version
-        self.dtype = dtype
-        self.raw = raw
+        super().__init__(table, version, dtype, raw, scale=scale, bias=bias)
         self.status = status
-        self.scale = scale
-        self.bias = bias
-        self._rows: NDArray[np.float32] | None = None
-
-    @property
-    def rows(self) -> NDArray[np.float32]:
-        """float32 [n or bags, dim]: `raw` itself for f32, otherwise converted at the first use."""
-        if self._rows is None:
-            self._rows = rowtypes.decode(self.raw, rowtypes.code_of(self.dtype), self.scale, self.bias)
-        return self._rows
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -70,11 +96,19 @@ class TableRows:
         found: NDArray[np.bool_] = (self.status != MISSING) & (self.status != LATE) & (self.status != FAILED)
         return found
 
-    def __len__(self) -> int:
-        return len(self.raw)
 
-    def __repr__(self) -> str:
-        return f"TableRows({self.table!r}, version {self.version!r}, {self.dtype}, {self.raw.shape})"
+class RowPage(Rows):
+    """Some rows of a table in the order of their ids, as a reader of the whole table gets them.
+
+    ids: uint64 [n], ascending. next_id: where the next page starts, None after the last.
+    """
+
+    __slots__ = ("ids", "next_id")
+
+    def __init__(self, rows: Rows, ids: NDArray[np.uint64], next_id: int | None) -> None:
+        super().__init__(rows.table, rows.version, rows.dtype, rows.raw, scale=rows.scale, bias=rows.bias)
+        self.ids = ids
+        self.next_id = next_id
 
 
 class LookupResult(Mapping[str, TableRows]):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embcache_client import rowtypes
 from embcache_client.errors import ProtocolError, ServiceError
-from embcache_client.results import STATUS_NAMES, LookupResult, TableRows
+from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, Rows, TableRows
 from embcache_client.unpack import unpack
 
 __all__ = [
@@ -27,10 +27,14 @@ __all__ = [
     "STATUS_NAMES",
     "LookupResult",
     "Query",
+    "RowPage",
     "TableRows",
     "decode_error",
     "decode_lookup_reply",
+    "decode_map",
+    "decode_page",
     "encode_lookup",
+    "encode_page",
 ]
 
 MEDIA_TYPE: Final = "application/msgpack"
@@ -105,32 +109,69 @@ def _query_map(query: Query) -> dict[str, object]:
     return entry
 
 
+def encode_page(ids: NDArray[np.uint64], rows: NDArray[np.float32], dtype: str) -> bytes:
+    """The body of POST /v1/imports/{id}/rows: ids uint64 [n] ascending, rows float32 [n, dim], both C-contiguous."""
+    encoded = rowtypes.encode(rows, rowtypes.code_of(dtype))
+    page: dict[str, object] = {"ids": ids.data, "dtype": dtype, "rows": encoded.values.data}
+    if encoded.scale is not None and encoded.bias is not None:
+        page |= {"scale": encoded.scale.data, "bias": encoded.bias.data}
+    packed: bytes = msgpack.packb(page)
+    return packed
+
+
 def decode_lookup_reply(body: Body) -> LookupResult:
     """The body of a 200 from /v1/lookup. Its arrays are views into `body` (copies where `body` leaves them unaligned).
 
     Raises ProtocolError where the body is not what the protocol says.
     """
-    reply = _map(unpack(body.data if isinstance(body, np.ndarray) else memoryview(body)), "the reply")
-    results = [_table_rows(_map(entry, "a result")) for entry in _get(reply, "results", list)]
+    reply = decode_map(body)
+    results = [_table_rows(entry) for entry in _get(reply, "results", list)]
     return LookupResult(results, _get(reply, "position", int), _get(reply, "history", str))
 
 
-def _table_rows(entry: dict[str, Any]) -> TableRows:
-    table, dtype, shape = _get(entry, "table", str), _get(entry, "dtype", str), _get(entry, "shape", list)
+def _table_rows(entry: object) -> TableRows:
+    if type(entry) is not dict:
+        raise ProtocolError(f"a result is {type(entry).__name__}, not a map")
+    rows, status = decode_rows(entry), array(entry, "status", _U8)
+    return TableRows(rows.table, rows.version, rows.dtype, rows.raw, status, scale=rows.scale, bias=rows.bias)
+
+
+def decode_page(body: Body) -> RowPage:
+    """The body of a 200 from GET /v1/tables/{t}/rows; views and errors as in decode_lookup_reply."""
+    page = decode_map(body)
+    rows, next_id = decode_rows(page), page.get("next")
+    if next_id is not None and not (type(next_id) is str and next_id.isascii() and next_id.isdigit()):
+        raise ProtocolError(f"key 'next' is {next_id!r}, neither nil nor a decimal id")
+    ids = array(page, "ids", _U64, (len(rows),))
+    return RowPage(rows, ids, None if next_id is None else int(next_id))
+
+
+def decode_map(body: Body) -> dict[str, Any]:
+    """Any msgpack reply: one map, whose bins are memoryviews of `body`."""
+    reply = unpack(body.data if isinstance(body, np.ndarray) else memoryview(body))
+    if type(reply) is not dict:
+        raise ProtocolError(f"the reply is {type(reply).__name__}, not a map")
+    return reply
+
+
+def decode_rows(entry: dict[str, Any]) -> Rows:
+    """The keys table, version, dtype, shape, rows (and scale and bias, for q8) of a map."""
+    table, version = _get(entry, "table", str), _get(entry, "version", str)
+    dtype, shape = _get(entry, "dtype", str), _get(entry, "shape", list)
     code = rowtypes.CODES.get(dtype)
     if code is None:
         raise ProtocolError(f"table {table}: dtype {dtype!r} is none of {', '.join(rowtypes.NAMES)}")
     if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
         raise ProtocolError(f"table {table}: shape {shape!r} is not [rows, dim]")
     raw = array(entry, "rows", rowtypes.ELEMENTS[code], tuple(shape))
-    status = array(entry, "status", _U8)
     if code != rowtypes.Q8:
-        return TableRows(table, _get(entry, "version", str), dtype, raw, status)
+        return Rows(table, version, dtype, raw)
     scale, bias = (array(entry, key, _F32, (shape[0],)) for key in ("scale", "bias"))
-    return TableRows(table, _get(entry, "version", str), dtype, raw, status, scale=scale, bias=bias)
+    return Rows(table, version, dtype, raw, scale=scale, bias=bias)
 
 
 _U8: Final = np.dtype("u1")
+_U64: Final = np.dtype("<u8")
 _F32: Final = np.dtype("<f4")
 
 
@@ -161,12 +202,6 @@ def decode_error(status: int, body: Body) -> ServiceError:
         pass
     text = raw[:200].decode("utf-8", "replace").strip()
     return ServiceError.of(status, "unknown", f"HTTP {status}, not from embcache: {text!r}", {})
-
-
-def _map(value: object, where: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise ProtocolError(f"{where} is {type(value).__name__}, not a map")
-    return value
 
 
 def _get(entry: dict[str, Any], key: str, kind: type[_T]) -> _T:

@@ -1,0 +1,352 @@
+"""AsyncClient: the client for asyncio applications. Only the moving of bytes differs from Client.
+
+A connection is an asyncio.BufferedProtocol, so that bodies are received straight into their pooled buffers here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+from numpy.typing import ArrayLike
+
+from embcache_client import admin
+from embcache_client.buffers import BufferPool
+from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Attempts, Call, Endpoint, RetryPolicy, T
+from embcache_client.client import is_unavailable
+from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, Timeout
+from embcache_client.http1 import Response, ResponseReader
+from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
+from embcache_client.results import LookupResult, RowPage
+from embcache_client.transport import JOINED_BYTES, MAX_IDLE
+
+_UNASKED: Final = 1024  # bytes of room for what nobody asked for
+
+
+class AsyncConnection(asyncio.BufferedProtocol):
+    """One connection, which carries one call at a time. After an exception from exchange() it is of no more use."""
+
+    def __init__(self, endpoint: Endpoint, buffers: BufferPool) -> None:
+        self._address = endpoint.address
+        self._reader = ResponseReader(buffers, endpoint.max_reply_bytes)
+        self._unasked = bytearray(_UNASKED)
+        self._answer: asyncio.Future[Response] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._end = ""  # why it is over, once it is
+        self.exchanges = 0
+
+    async def exchange(self, head: bytes, body: bytes) -> Response:
+        """Send a request and receive its answer. Raises ConnectionLost or ProtocolError."""
+        if self._transport is None or self._end:
+            raise self._lost(self._end)
+        self._reader.start()
+        self._answer = asyncio.get_running_loop().create_future()
+        if len(body) <= JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        response = await self._answer
+        self.exchanges += 1
+        return response
+
+    @property
+    def can_be_kept(self) -> bool:
+        return self._reader.keep_alive and not self._end
+
+    def close(self) -> None:
+        self._end = self._end or "the client closed it"
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview | bytearray:
+        return self._unasked if self._answer is None else self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._answer is None:
+            self._end = "the service sent what nobody asked for"
+            self.close()
+            return
+        try:
+            self._reader.received(nbytes)
+        except ClientError as error:
+            self._settle(error)
+        else:
+            if self._reader.done:
+                self._settle(self._reader.response())
+
+    def eof_received(self) -> bool:
+        self._ended("the service closed it")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(str(exc or "closed"))
+
+    def _ended(self, reason: str) -> None:
+        self._end = self._end or reason
+        if self._answer is None:
+            return
+        if not self._reader.done and self._reader.end_of_stream():
+            self._settle(self._reader.response())
+        else:
+            self._settle(self._lost(self._end))
+
+    def _settle(self, outcome: Response | ClientError) -> None:
+        answer, self._answer = self._answer, None
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, ClientError):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    def _lost(self, reason: str) -> ConnectionLost:
+        began, kept = self._reader.began, self.exchanges > 0
+        when = "in the middle of the answer" if began else "before the answer"
+        return ConnectionLost(f"connection to {self._address} lost {when}: {reason}", answer_began=began, was_kept=kept)
+
+
+class AsyncTransport:
+    """Makes calls to one service from one event loop, over as many connections as calls are under way."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._buffers = BufferPool()
+        self._idle: deque[AsyncConnection] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def run(self, call: Call[T]) -> T:
+        """Make the call, trying again where that is safe (see call.py). Raises ClientError."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        deadline = self._endpoint.deadline_of(call)
+        attempts: Attempts | None = None
+        while True:
+            try:
+                return call.result(await self._attempt(call, deadline, fresh=attempts is not None))
+            except ClientError as error:
+                attempts = attempts or Attempts(call, self._endpoint.policy, deadline)
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _attempt(self, call: Call[T], deadline: float, *, fresh: bool) -> Response:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                connection = (None if fresh else self._take_idle()) or await self._connect()
+                try:
+                    response = await connection.exchange(self._endpoint.head_of(call), call.body)
+                except BaseException:
+                    connection.close()
+                    raise
+        except TimeoutError:
+            raise Timeout(f"no whole answer from {self._endpoint.address} within the timeout") from None
+        if self._closed or not connection.can_be_kept or len(self._idle) >= MAX_IDLE:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return response
+
+    def _take_idle(self) -> AsyncConnection | None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # connections live and die with their loop
+            self._loop = loop
+            self._idle.clear()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.can_be_kept:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> AsyncConnection:
+        loop, address = asyncio.get_running_loop(), self._endpoint.address
+        try:
+            if address.unix_path is None:
+                _, connection = await loop.create_connection(self._new_connection, address.host, address.port)
+            else:
+                _, connection = await loop.create_unix_connection(self._new_connection, address.unix_path)
+        except TimeoutError as error:  # the system's own, not this call's deadline
+            raise ConnectFailed(f"no connection to {address}: {error}") from error
+        except OSError as error:
+            raise ConnectFailed(f"no connection to {address}: {error}") from error
+        return connection
+
+    def _new_connection(self) -> AsyncConnection:
+        return AsyncConnection(self._endpoint, self._buffers)
+
+
+class AsyncClient:
+    """Client for asyncio: the same arguments, methods, results and errors, with `await` before each call.
+
+    To be used from one event loop at a time. A call that is cancelled closes its connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
+        self._transport = AsyncTransport(Endpoint(url, token, timeout, retry, max_reply_bytes))
+
+    async def lookup(
+        self,
+        tables: Mapping[str, Ids],
+        *,
+        dtype: str = "f32",
+        strict: bool = False,
+        min_position: int = 0,
+        history: str | None = None,
+        deadline_ms: int | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """As Client.lookup."""
+        return await self._transport.run(
+            lookup_call(
+                tables,
+                dtype=dtype,
+                strict=strict,
+                min_position=min_position,
+                history=history,
+                deadline_ms=deadline_ms,
+                version=version,
+            )
+        )
+
+    async def lookup_bags(
+        self,
+        tables: Mapping[str, tuple[Any, ...]],
+        *,
+        pooling: str = "sum",
+        dtype: str = "f32",
+        strict: bool = False,
+        min_position: int = 0,
+        history: str | None = None,
+        deadline_ms: int | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """As Client.lookup_bags."""
+        return await self._transport.run(
+            lookup_bags_call(
+                tables,
+                pooling=pooling,
+                dtype=dtype,
+                strict=strict,
+                min_position=min_position,
+                history=history,
+                deadline_ms=deadline_ms,
+                version=version,
+            )
+        )
+
+    async def tables(self) -> list[dict[str, Any]]:
+        """As Client.tables."""
+        return await self._transport.run(admin.tables_call())
+
+    async def table(self, name: str) -> dict[str, Any]:
+        """As Client.table."""
+        return await self._transport.run(admin.table_call(name))
+
+    async def create_table(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """As Client.create_table."""
+        return await self._transport.run(admin.create_table_call(spec))
+
+    async def drop_table(self, name: str) -> None:
+        """As Client.drop_table."""
+        await self._transport.run(admin.drop_table_call(name))
+
+    def importing(self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32") -> AsyncImport:
+        """As Client.importing, with `async with` and `await load.write(ids, rows)`."""
+        return AsyncImport(self._transport, admin.ImportCalls(table, spec, dtype))
+
+    async def pages(
+        self,
+        table: str,
+        *,
+        version: str | None = None,
+        start: int = 0,
+        limit: int = admin.EXPORT_PAGE_ROWS,
+        dtype: str = "f32",
+    ) -> AsyncIterator[RowPage]:
+        """As Client.pages, with `async for`."""
+        next_id: int | None = start
+        while next_id is not None:
+            page = await self._transport.run(admin.page_call(table, version, next_id, limit, dtype))
+            version, next_id = page.version, page.next_id
+            yield page
+
+    async def health(self) -> bool:
+        """As Client.health."""
+        return await self._answers(admin.health_call())
+
+    async def ready(self) -> bool:
+        """As Client.ready."""
+        return await self._answers(admin.ready_call())
+
+    async def _answers(self, call: Call[None]) -> bool:
+        try:
+            await self._transport.run(call)
+        except ClientError as error:
+            if is_unavailable(error):
+                return False
+            raise
+        return True
+
+    async def close(self) -> None:
+        """Close the connections; results stay as they are."""
+        self._transport.close()
+        await asyncio.sleep(0)  # asyncio closes a socket one turn of its loop after it was told to
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+
+class AsyncImport:
+    """A new version of a table under way; see AsyncClient.importing."""
+
+    def __init__(self, transport: AsyncTransport, calls: admin.ImportCalls) -> None:
+        self._transport = transport
+        self._calls = calls
+        self.version: str | None = None
+
+    async def write(self, ids: ArrayLike, rows: ArrayLike) -> int:
+        """As Import.write."""
+        total = 0
+        for call in self._calls.pages(ids, rows):
+            total = await self._transport.run(call)
+        return total
+
+    async def __aenter__(self) -> Self:
+        self.version = self._calls.began(await self._transport.run(self._calls.begin()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self._transport.run(self._calls.commit())
+            return
+        with contextlib.suppress(ClientError):
+            await self._transport.run(self._calls.abort())

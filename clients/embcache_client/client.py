@@ -1,0 +1,218 @@
+"""Client: the blocking client. Everything but the sockets is shared with AsyncClient (aio.py)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import ArrayLike
+
+from embcache_client import admin
+from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
+from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, NotReady, ServiceError, Timeout
+from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
+from embcache_client.results import LookupResult, RowPage
+from embcache_client.transport import Transport
+
+
+class Client:
+    """A service, seen from here. Safe to use from many threads; each call under way has a connection of its own.
+
+    url: http://host:port, or http+unix:///path/of/socket.
+    token: where the service asks for one.
+    timeout: seconds that a call may take in all, tries and pauses included.
+    retry: how often and at what pace a call is tried again where that is safe.
+    max_reply_bytes: a larger answer is refused before it is received.
+
+    All methods raise the errors of embcache_client.errors, and ValueError or TypeError for arguments that can never be
+    right. Arrays in results are theirs for good: receive buffers are used again only once no array looks into them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
+        self._transport = Transport(Endpoint(url, token, timeout, retry, max_reply_bytes))
+
+    def lookup(
+        self,
+        tables: Mapping[str, Ids],
+        *,
+        dtype: str = "f32",
+        strict: bool = False,
+        min_position: int = 0,
+        history: str | None = None,
+        deadline_ms: int | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """The rows of some ids of some tables.
+
+        tables: for each table its ids: a uint64 array, integers >= 0, or raw feature values, which the service hashes:
+            lists of str or bytes, or Values([...]) for integers too. Repeats are fine.
+        dtype: of the rows on the wire: "f32", "f16", "bf16" or "q8". `.rows` is float32 in any case.
+        strict: raise MissingRows rather than return a default row in place of one that is missing.
+        min_position, history: wait until updates up to this position are applied; raise HistoryChanged where positions
+            of `history` no longer count.
+        deadline_ms: how long the service may take: rows that it has not found by then come as status 4, `late`.
+        version: of each table, or of all, rather than the live one.
+        """
+        return self._transport.run(
+            lookup_call(
+                tables,
+                dtype=dtype,
+                strict=strict,
+                min_position=min_position,
+                history=history,
+                deadline_ms=deadline_ms,
+                version=version,
+            )
+        )
+
+    def lookup_bags(
+        self,
+        tables: Mapping[str, tuple[Any, ...]],
+        *,
+        pooling: str = "sum",
+        dtype: str = "f32",
+        strict: bool = False,
+        min_position: int = 0,
+        history: str | None = None,
+        deadline_ms: int | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """One pooled row for each bag of ids.
+
+        tables: for each table (ids, lengths) or (ids, lengths, weights): bag 0 is the first lengths[0] ids, and so on;
+            weights, float32 [n], only with pooling "sum".
+        pooling: "sum" or "mean". IDs without a row add nothing and do not count; a bag without any gives zeros.
+
+        The rest is as in lookup(). `.rows` has a row for each bag, `.status` still one status for each id.
+        """
+        return self._transport.run(
+            lookup_bags_call(
+                tables,
+                pooling=pooling,
+                dtype=dtype,
+                strict=strict,
+                min_position=min_position,
+                history=history,
+                deadline_ms=deadline_ms,
+                version=version,
+            )
+        )
+
+    def tables(self) -> list[dict[str, Any]]:
+        """All tables, each as table() gives it."""
+        return self._transport.run(admin.tables_call())
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A table's spec, version, row counts, and bytes in each tier."""
+        return self._transport.run(admin.table_call(name))
+
+    def create_table(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a table: {"name": ..., "dim": ..., "dtype": ..., "default": ..., "feature": ...}.
+
+        The same spec again changes nothing; another one of the same name raises Conflict.
+        """
+        return self._transport.run(admin.create_table_call(spec))
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table with all its rows."""
+        self._transport.run(admin.drop_table_call(name))
+
+    def importing(self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32") -> Import:
+        """Fill a table anew: `with client.importing("item") as load: load.write(ids, rows)`.
+
+        The rows go into a new version, which goes live, whole, when the block ends, and is dropped when it raises.
+        spec: creates the table where it does not exist yet. dtype: of the rows on the wire.
+        """
+        return Import(self._transport, admin.ImportCalls(table, spec, dtype))
+
+    def pages(
+        self,
+        table: str,
+        *,
+        version: str | None = None,
+        start: int = 0,
+        limit: int = admin.EXPORT_PAGE_ROWS,
+        dtype: str = "f32",
+    ) -> Iterator[RowPage]:
+        """All rows of a table from id `start` on, in the order of their ids, at most `limit` a page.
+
+        All pages are of one version: the one given, or the one that was live at the first page.
+        """
+        next_id: int | None = start
+        while next_id is not None:
+            page = self._transport.run(admin.page_call(table, version, next_id, limit, dtype))
+            version, next_id = page.version, page.next_id
+            yield page
+
+    def health(self) -> bool:
+        """True if the service is alive; asks once."""
+        return self._answers(admin.health_call())
+
+    def ready(self) -> bool:
+        """True if the service would serve a lookup now; asks once."""
+        return self._answers(admin.ready_call())
+
+    def _answers(self, call: Call[None]) -> bool:
+        try:
+            self._transport.run(call)
+        except ClientError as error:
+            if is_unavailable(error):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close the connections; results stay as they are."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Import:
+    """A new version of a table under way; see Client.importing."""
+
+    def __init__(self, transport: Transport, calls: admin.ImportCalls) -> None:
+        self._transport = transport
+        self._calls = calls
+        self.version: str | None = None
+
+    def write(self, ids: ArrayLike, rows: ArrayLike) -> int:
+        """Add rows [n, dim] of ids [n], which ascend over all writes. Returns how many rows there are so far."""
+        total = 0
+        for call in self._calls.pages(ids, rows):
+            total = self._transport.run(call)
+        return total
+
+    def __enter__(self) -> Self:
+        self.version = self._calls.began(self._transport.run(self._calls.begin()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._transport.run(self._calls.commit())
+            return
+        with contextlib.suppress(ClientError):  # what went wrong first matters more; a silent import ends by itself
+            self._transport.run(self._calls.abort())
+
+
+def is_unavailable(error: ClientError) -> bool:
+    """Nobody there, or there and not yet able."""
+    if isinstance(error, ConnectFailed | ConnectionLost | Timeout | NotReady):
+        return True
+    return isinstance(error, ServiceError) and error.http_status == 503

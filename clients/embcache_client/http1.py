@@ -1,0 +1,210 @@
+"""HTTP/1.1 as bytes: request heads out, answers in. Does no I/O: both transports move the bytes.
+
+ResponseReader says where the next bytes of an answer are wanted and is told how many came. A body of known length is
+received straight into a pooled buffer, past a first piece of it that came along with the head. Heads, and bodies whose
+length is not known beforehand (chunked, behind a proxy), go through httptools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+import httptools
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache_client.address import Address
+from embcache_client.buffers import BufferPool
+from embcache_client.errors import ProtocolError, ReplyTooLarge
+
+MAX_HEAD: Final = 16 << 10  # bytes of an answer's head; also how much is read at a time until a body's place is known
+
+
+@dataclass(slots=True)
+class Response:
+    """A whole answer. `headers` has lower-case names; `body` is uint8, in a pooled buffer."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: NDArray[np.uint8]
+
+    @property
+    def media_type(self) -> str:
+        return self.headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+
+
+class RequestHeads:
+    """Writes request heads for one service and one token."""
+
+    def __init__(self, address: Address, token: str | None) -> None:
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token):
+            raise ValueError("the token has characters that no HTTP header can carry")
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        self._prefix = address.prefix
+        self._common = f" HTTP/1.1\r\nHost: {address.authority}\r\n{authorization}"
+
+    def head(self, method: str, target: str, media_type: str | None, body_bytes: int) -> bytes:
+        """`target` is a path with its query, quoted already."""
+        content = f"Content-Type: {media_type}\r\nContent-Length: {body_bytes}\r\n" if media_type else ""
+        if not media_type and method != "GET":
+            content = "Content-Length: 0\r\n"
+        return f"{method} {self._prefix}{target}{self._common}{content}\r\n".encode("ascii")
+
+
+class _Phase(Enum):
+    HEAD = auto()
+    SIZED = auto()  # a body of known length goes straight to its buffer
+    PARSED = auto()  # a chunked body, or one that ends with the connection
+    DONE = auto()
+
+
+class ResponseReader:
+    """The answers of one connection, one after another: start(), then space() and received(n) until `done`."""
+
+    def __init__(self, buffers: BufferPool, max_bytes: int) -> None:
+        self._buffers = buffers
+        self._max_bytes = max_bytes
+        self._scratch = bytearray(MAX_HEAD)
+        self._scratch_view = memoryview(self._scratch)
+        self.start()
+
+    def start(self) -> None:
+        """Forget the last answer and wait for the next."""
+        self._phase = _Phase.HEAD
+        self._filled = 0  # bytes in the scratch buffer, or in the body
+        self._new_parser()
+        self._body: NDArray[np.uint8] = _NOTHING
+        self._body_view = self._scratch_view
+        self.began = False
+        self.keep_alive = False
+
+    def _new_parser(self) -> None:
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
+        self._message_complete = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def done(self) -> bool:
+        return self._phase is _Phase.DONE
+
+    @property
+    def wants_whole_body(self) -> bool:
+        """True when space() is exactly what is left of the answer."""
+        return self._phase is _Phase.SIZED
+
+    def space(self) -> memoryview:
+        """Where the next bytes of the answer go; never empty before `done`."""
+        if self._phase is _Phase.SIZED:
+            return self._body_view[self._filled :]
+        return self._scratch_view[self._filled :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes lie at the start of what space() said. Raises ProtocolError."""
+        self.began = True
+        if self._phase is _Phase.SIZED:
+            self._filled += count
+            if self._filled == len(self._body_view):
+                self._phase = _Phase.DONE
+        elif self._phase is _Phase.PARSED:
+            self._parse(self._scratch_view[:count])
+        elif self._phase is _Phase.HEAD:
+            searched = max(0, self._filled - 3)
+            self._filled += count
+            self._seek_head(searched)
+        else:
+            raise ProtocolError(f"{count} bytes follow the answer")
+
+    def end_of_stream(self) -> bool:
+        """The connection ended; True where that completes the answer."""
+        if self._phase is _Phase.PARSED and b"transfer-encoding" not in self._headers:
+            self._finish_parsed()
+        return self.done
+
+    def response(self) -> Response:
+        """The answer, once `done`."""
+        body, self._body, self._body_view = self._body, _NOTHING, self._scratch_view
+        return Response(self._parser.get_status_code(), self._headers, body)
+
+    def _seek_head(self, searched: int) -> None:
+        end = self._scratch.find(b"\r\n\r\n", searched, self._filled) + 4
+        if end < 4:
+            if self._filled == MAX_HEAD:
+                raise ProtocolError(f"the answer's head is longer than {MAX_HEAD} bytes")
+            return
+        self._feed(self._scratch_view[:end])
+        rest = self._scratch_view[end : self._filled]
+        if self._parser.get_status_code() < 200:  # an interim answer: the real one follows
+            self._scratch_view[: len(rest)] = bytes(rest)
+            self._filled = len(rest)
+            self._new_parser()
+            self._seek_head(0)
+            return
+        self._begin_body(rest)
+
+    def _begin_body(self, rest: memoryview) -> None:
+        self.keep_alive = self._parser.should_keep_alive()
+        length = self._headers.get(b"content-length")
+        if self._message_complete or length is None or b"transfer-encoding" in self._headers:
+            self._phase, self._filled = _Phase.PARSED, 0
+            if self._message_complete:
+                self._finish_parsed()
+            self._parse(rest)
+            return
+        size = int(length)
+        self._check_size(size)
+        if len(rest) > size:
+            raise ProtocolError(f"{len(rest) - size} bytes follow the answer's body of {size}")
+        self._body = self._buffers.take(size)
+        self._body_view = self._body.data
+        self._body_view[: len(rest)] = rest
+        self._filled = len(rest)
+        self._phase = _Phase.DONE if self._filled == size else _Phase.SIZED
+
+    def _parse(self, piece: memoryview) -> None:
+        if not piece:
+            return
+        if self.done:
+            raise ProtocolError(f"{len(piece)} bytes follow the answer")
+        self._feed(piece)
+        self._check_size(self._pieces_bytes)
+        if self._message_complete:
+            self._finish_parsed()
+
+    def _finish_parsed(self) -> None:
+        self._body = self._buffers.take(self._pieces_bytes)
+        self._body.data[:] = b"".join(self._pieces)
+        self._pieces.clear()
+        self._phase = _Phase.DONE
+
+    def _feed(self, piece: memoryview) -> None:
+        try:
+            self._parser.feed_data(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise ProtocolError(f"the answer is not HTTP/1.1: {error}") from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise ReplyTooLarge(f"the answer has {size} bytes or more, over max_reply_bytes = {self._max_bytes}")
+
+    # httptools calls these.
+
+    def on_message_begin(self) -> None:
+        if self._message_complete:
+            raise ProtocolError("a second answer follows the first")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._pieces_bytes += len(piece)
+
+    def on_message_complete(self) -> None:
+        self._message_complete = True
+
+
+_NOTHING: Final = np.empty(0, np.uint8)

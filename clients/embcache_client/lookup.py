@@ -1,0 +1,176 @@
+"""Lookups as calls: what the caller passes becomes queries, and the answer is held against them. Does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embcache_client import rowtypes, wire
+from embcache_client.call import Call
+from embcache_client.errors import ProtocolError
+from embcache_client.http1 import Response
+from embcache_client.results import LookupResult
+from embcache_client.wire import Query
+
+POOLINGS: Final = ("sum", "mean")
+
+
+class Values:
+    """Raw feature values (str, bytes, or int within i64), which the service hashes as the table's feature.
+
+    Lists of str or bytes are taken so without it; it is needed for integers, which otherwise are feature IDs.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Sequence[str | bytes | int] | NDArray[np.generic]) -> None:
+        self.values: list[str | bytes | int] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+Ids = ArrayLike | Sequence[str] | Sequence[bytes] | Values
+Versions = str | Mapping[str, str] | None
+
+
+def lookup_call(
+    tables: Mapping[str, Ids],
+    *,
+    dtype: str,
+    strict: bool,
+    min_position: int,
+    history: str | None,
+    deadline_ms: int | None,
+    version: Versions,
+) -> Call[LookupResult]:
+    """Raises ValueError or TypeError for arguments that can never be right."""
+    queries = [_query(table, ids, version) for table, ids in tables.items()]
+    return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+
+
+def lookup_bags_call(
+    tables: Mapping[str, tuple[Any, ...]],
+    *,
+    pooling: str,
+    dtype: str,
+    strict: bool,
+    min_position: int,
+    history: str | None,
+    deadline_ms: int | None,
+    version: Versions,
+) -> Call[LookupResult]:
+    """Raises ValueError or TypeError for arguments that can never be right."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+    queries = [_bag_query(table, bags, pooling, version) for table, bags in tables.items()]
+    return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+
+
+def _call(
+    queries: list[Query], dtype: str, *, min_position: int, deadline_ms: int | None, **options: Any
+) -> Call[LookupResult]:
+    if not queries:
+        raise ValueError("a lookup needs at least one table")
+    rowtypes.code_of(dtype)
+    if not 0 <= min_position < 1 << 64:
+        raise ValueError(f"min_position {min_position} is no u64")
+    if deadline_ms is not None and not 0 < deadline_ms < 1 << 32:
+        raise ValueError(f"deadline_ms is {deadline_ms}, not a number of milliseconds above 0 and below 2^32")
+    body = wire.encode_lookup(queries, dtype, min_position=min_position, deadline_ms=deadline_ms, **options)
+
+    def read(response: Response) -> LookupResult:
+        if response.media_type not in wire.MEDIA_TYPES:
+            raise ProtocolError(f"the answer to a lookup is {response.media_type!r}, not {wire.MEDIA_TYPE}")
+        result = wire.decode_lookup_reply(response.body)
+        _check_answer(queries, dtype, result)
+        return result
+
+    return Call("POST", "/v1/lookup", read, body, wire.MEDIA_TYPE)
+
+
+def _check_answer(queries: list[Query], dtype: str, result: LookupResult) -> None:
+    if len(result.results) != len(queries):
+        raise ProtocolError(f"{len(result.results)} results answer {len(queries)} queries")
+    for query, rows in zip(queries, result.results, strict=True):
+        asked = (query.table, dtype, query.row_count, query.id_count)
+        answered = (rows.table, rows.dtype, len(rows.raw), len(rows.status))
+        if asked != answered:
+            raise ProtocolError(f"asked for (table, dtype, rows, ids) {asked}, answered with {answered}")
+
+
+def _query(table: str, ids: Ids, version: Versions) -> Query:
+    if not isinstance(table, str):
+        raise TypeError(f"a table's name is {type(table).__name__}, not str")
+    chosen = version if version is None or isinstance(version, str) else version.get(table)
+    if isinstance(ids, Values):
+        return Query(table, values=ids.values, version=chosen)
+    array = np.asarray(ids)
+    if array.dtype.kind in "US" or (array.dtype.kind == "O" and _are_values(array)):
+        return Query(table, values=_strings(table, ids), version=chosen)
+    return Query(table, feature_ids(table, array, ids), version=chosen)
+
+
+def _bag_query(table: str, bags: tuple[Any, ...], pooling: str, version: Versions) -> Query:
+    if not isinstance(bags, tuple) or len(bags) not in (2, 3):
+        raise TypeError(f"table {table}: bags are a tuple (ids, lengths) or (ids, lengths, weights)")
+    query = _query(table, bags[0], version)
+    query.pooling = pooling
+    query.lengths = _lengths(table, bags[1], query.id_count)
+    if len(bags) == 3 and bags[2] is not None:
+        if pooling != "sum":
+            raise ValueError(f"table {table}: weights need pooling 'sum', not {pooling!r}")
+        query.weights = np.ascontiguousarray(bags[2], "<f4")
+        if query.weights.shape != (query.id_count,):
+            raise ValueError(f"table {table}: weights of shape {query.weights.shape} for {query.id_count} ids")
+    return query
+
+
+def feature_ids(table: str, array: NDArray[Any], given: object) -> NDArray[np.uint64]:
+    """uint64 [n], C-contiguous, of what the caller gave as feature IDs, `array` being the array NumPy makes of it."""
+    if array.ndim != 1:
+        raise ValueError(f"table {table}: ids have {array.ndim} dimensions, not 1")
+    if array.dtype.kind in "Of" and isinstance(given, list | tuple):
+        return _large_ints(table, given)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"table {table}: ids are {array.dtype}, not integers (or str or bytes, as raw values)")
+    if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
+        at = int(np.argmax(array < 0))
+        raise ValueError(f"table {table}: id {array[at]} at {at} is negative; raw integer values go in as Values(...)")
+    return np.ascontiguousarray(array, "<u8")
+
+
+def _large_ints(table: str, ids: Sequence[object]) -> NDArray[np.uint64]:
+    """A list of Python integers that is no plain integer array to NumPy: empty, or with some beyond i64."""
+    for at, value in enumerate(ids):
+        if type(value) is not int:
+            raise TypeError(f"table {table}: id {value!r} at {at} is {type(value).__name__}, not int, str or bytes")
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"table {table}: id {value} at {at} is not within 0 and 2^64 - 1")
+    return np.array(ids, "<u8")
+
+
+def _are_values(array: NDArray[Any]) -> bool:
+    return array.ndim == 1 and all(isinstance(value, str | bytes) for value in array)
+
+
+def _strings(table: str, ids: object) -> list[str | bytes | int]:
+    """The list behind an array of strings: NumPy's own cuts trailing NULs and turns numbers among them to strings."""
+    values: list[str | bytes | int] = ids.tolist() if isinstance(ids, np.ndarray) else list(cast("Any", ids))
+    for at, value in enumerate(values):
+        if not isinstance(value, str | bytes):
+            raise TypeError(f"table {table}: {value!r} at {at} is {type(value).__name__}, among str or bytes")
+    return values
+
+
+def _lengths(table: str, lengths: ArrayLike, id_count: int) -> NDArray[np.uint32]:
+    array = np.asarray(lengths)
+    if array.size == 0:
+        array = array.astype(np.uint32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"table {table}: lengths are {array.dtype} of shape {array.shape}, not integers [bags]")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1 << 32:
+        raise ValueError(f"table {table}: a length of {int(array.min())} or {int(array.max())} is no u32")
+    if int(array.sum()) != id_count:
+        raise ValueError(f"table {table}: lengths sum to {int(array.sum())}, not to the {id_count} ids")
+    return np.ascontiguousarray(array, "<u4")
