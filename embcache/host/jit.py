@@ -11,14 +11,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, cast
 
 import numba
-from numba.core import config
+from numba.core import config as _numba_config
 
-JIT_ENABLED: bool = not config.DISABLE_JIT
+_njit: Any = numba.njit
+_config: Any = _numba_config  # its settings are set by name at import, which no type checker sees
+JIT_ENABLED: bool = not _config.DISABLE_JIT
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
+Kernel = Callable[..., Any]
 
 
 def cache_folder() -> Path | None:
@@ -37,22 +39,27 @@ def cache_folder() -> Path | None:
 
 
 _FOLDER = cache_folder()
+_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
 @contextmanager
 def _numba_caches_in(folder: Path) -> Iterator[None]:
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(folder)
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = str(folder)
     try:
         yield
     finally:
-        config.CACHE_DIR = before
+        _config.CACHE_DIR = before
 
 
-def kernel(function: _Function) -> _Function:
+def kernel(function: Kernel) -> Kernel:
     """Compile `function` on its first call: without the GIL, without bounds checks, cached on disk."""
-    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     if _FOLDER is None or not JIT_ENABLED:
-        return cast(_Function, numba.njit(**options)(function))
+        return cast(Kernel, _njit(**_OPTIONS)(function))
     with _numba_caches_in(_FOLDER):
-        return cast(_Function, numba.njit(cache=True, **options)(function))
+        return cast(Kernel, _njit(cache=True, **_OPTIONS)(function))
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Compile `function` into every kernel that calls it: for the few instructions that a call would cost more than."""
+    return cast(Kernel, _njit(forceinline=True, **_OPTIONS)(function))

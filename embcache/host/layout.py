@@ -3,8 +3,10 @@
     offset 0      head: one page of words, each on a cache line of its own
     offset 4096   directory: MAX_REGIONS entries of 128 bytes, one for each table version held in memory
     HEAP          regions, each a multiple of 4096 bytes:
-                      sets    sets x 128 bytes: a stamp word, then the 15 feature IDs of the set's ways
-                      rows    sets x 15 rows of `stride` bytes; way w of set s is slot s * 15 + w
+                      sets    `block` bytes each: a stamp word, the 15 feature IDs of the set's ways, then their
+                              rows, `stride` bytes apart; way w of set s is slot s * 15 + w. Ids and rows of a
+                              set stand together so that a hit costs one page, not two: shared memory has small
+                              pages on most machines, and their translation is what a random read waits for
                       absent  absent sets of the same form, without rows: ids known to have no row
 
 A stamp word says in one load what a reader needs of a set:
@@ -42,7 +44,7 @@ ENTRY_STAMP = 0  # odd while the entry changes
 ENTRY_VERSION = 8
 ENTRY_SETS = 16  # byte offset from the arena's start
 ENTRY_SET_COUNT = 24
-ENTRY_ROWS = 32
+ENTRY_BLOCK = 32
 ENTRY_STRIDE = 40
 ENTRY_ABSENT = 48
 ENTRY_ABSENT_COUNT = 56
@@ -51,5 +53,16 @@ HEAP = DIRECTORY + MAX_REGIONS * ENTRY_BYTES
 
 # Sets.
 WAYS = 15
-SET_BYTES = 128
+HEADER_BYTES = 128
+LINE = 64
 PAGE = 4096
+
+
+def stride_of(row_bytes: int) -> int:
+    """Bytes from one row of a set to the next: the row, rounded up to whole words."""
+    return -(-row_bytes // 8) * 8
+
+
+def block_of(stride: int) -> int:
+    """Bytes of a set with its rows: whole cache lines, so that every header begins a line."""
+    return -(-(HEADER_BYTES + WAYS * stride) // LINE) * LINE

@@ -1,0 +1,404 @@
+"""The reader's kernels: find ids in the arena and write their rows, without locks and without waiting.
+
+A lookup is an array of segments, one row of int64 for each query, columns as below; one call does them all.
+Ids are taken in groups: ask for every set's line first, then find ways and ask for rows, then copy, so that
+memory latency overlaps (C. Chen et al., "Improving hash join performance through prefetching", 2004).
+
+Invariant: a row counts as found only if its set's stamp was even and the same before the ways were read and
+after the row was copied, and if the directory entry was the same before the first and after the last id.
+An id counts as absent only under the same proof. Everything else is left to the owner, as a miss.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.host.jit import inlined, kernel
+from embcache.host.layout import (
+    DIRECTORY,
+    ENTRY_ABSENT,
+    ENTRY_ABSENT_COUNT,
+    ENTRY_BLOCK,
+    ENTRY_BYTES,
+    ENTRY_SET_COUNT,
+    ENTRY_SETS,
+    ENTRY_STRIDE,
+    ENTRY_VERSION,
+    HEADER_BYTES,
+    WAYS,
+)
+from embcache.host.machine import (
+    bits_float,
+    claim,
+    fence_acquire,
+    load_acquire,
+    load_i32,
+    load_relaxed,
+    load_u32,
+    load_u64,
+    lowest_bit,
+    match_ways,
+    prefetch,
+    store_i32,
+    store_u8,
+    store_u32,
+    store_u64,
+)
+from embcache.host.rows import Q8, UNIFORM, copy_bytes, decode_row, encode_row, encode_values, quantise, uniform_row
+
+# Columns of a segment. From the table:
+ENTRY, VERSION, STORED, DIM, ROW_BYTES, DEFAULT, DEFAULT_ROW, DEFAULT_BOUND = range(8)
+# From the query (addresses; OUT is [n] rows of OUT_BYTES):
+COUNT, IDS, WIRE, OUT, OUT_BYTES, SCALE, BIAS, STATUS, MISSES = range(8, 17)
+# Written by `probe`: how many ids are left, their places being i32 at MISSES.
+LEFT = 17
+SEGMENT_COLUMNS = 18
+
+MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
+
+GROUP = 32
+TRIES = 32
+SAMPLE = np.uint64(7)  # one hit in eight is reported as used
+RING_HEAD = 64  # bytes before a ring's first word
+
+# What a place in a set may turn out to hold.
+FOUND, ABSENT, UNKNOWN = 0, 1, 2
+
+
+@inlined
+def hash_id(identifier):
+    """Spread an id over 64 bits (Murmur3's finaliser, first half); the high half picks the first set."""
+    h = np.uint64(identifier)
+    h = np.uint64((h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD))
+    h = np.uint64((h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53))
+    return np.uint64(h ^ (h >> np.uint64(33)))
+
+
+@inlined
+def first_set(h, sets):
+    """The index of an id's first set: the hash's high half scaled to [0, sets), without a division."""
+    return np.int64(np.uint64(np.uint64(h >> np.uint64(32)) * np.uint64(sets)) >> np.uint64(32))
+
+
+@inlined
+def second_set(h, sets):
+    """The index of an id's second set, from the hash's low half, mixed again so that it depends on all bits."""
+    low = np.uint64(np.uint64(h * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32))
+    return np.int64(np.uint64(low * np.uint64(sets)) >> np.uint64(32))
+
+
+@inlined
+def is_even(stamp):
+    return (stamp & np.uint64(1)) == np.uint64(0)
+
+
+@inlined
+def has_spilled(stamp):
+    return (stamp & np.uint64(0xFF0000)) != np.uint64(0)
+
+
+@inlined
+def find_way(at, key, stamp):
+    """The way that holds `key` in the set at address `at`, or 15: by a stamp read before, to be checked after."""
+    mask = np.uint64(match_ways(at, key) & stamp)
+    if mask == np.uint64(0):
+        return np.int64(WAYS)
+    return np.int64(lowest_bit(mask) - 1)
+
+
+@inlined
+def _form(segment):
+    """A segment's way of writing rows as a tuple: scalars stay in registers where an array would be read again."""
+    return (
+        segment[STORED],
+        segment[WIRE],
+        segment[DIM],
+        segment[ROW_BYTES],
+        segment[OUT],
+        segment[OUT_BYTES],
+        segment[SCALE],
+        segment[BIAS],
+    )
+
+
+@kernel
+def _emit_converted(form, i, row, scratch):
+    """Write an encoded row as the i-th result in another dtype, or in q8's three arrays."""
+    stored, wire, dim, _, out, out_bytes, scale, bias = form
+    target = out + i * out_bytes
+    if stored == Q8 and wire == Q8:
+        store_u32(scale + 4 * i, load_u32(row))
+        store_u32(bias + 4 * i, load_u32(row + 4))
+        copy_bytes(target, row + 8, dim)
+        return
+    decode_row(stored, row, dim, scratch)
+    if wire == Q8:
+        quantise(scratch, dim, target, scale + 4 * i, bias + 4 * i)
+    else:
+        encode_values(wire, scratch, dim, target)
+
+
+@inlined
+def emit(form, i, row, scratch):
+    """Write the encoded row at address `row` as the i-th result."""
+    if form[0] == form[1] and form[0] != Q8:
+        copy_bytes(form[4] + i * form[5], row, form[3])
+    else:
+        _emit_converted(form, i, row, scratch)
+
+
+@kernel
+def default_row(segment, i, scratch, encoded):
+    """The address of the default row of the segment's i-th id, encoded and rounded as a stored row would be."""
+    if segment[DEFAULT] != UNIFORM:
+        return segment[DEFAULT_ROW]
+    identifier = load_u64(segment[IDS] + 8 * i)
+    uniform_row(identifier, bits_float(np.uint32(segment[DEFAULT_BOUND])), segment[DIM], scratch)
+    encode_row(segment[STORED], scratch, segment[DIM], encoded)
+    return encoded
+
+
+@inlined
+def _search_set(at, key):
+    """Look for an id in one set, again while the owner changes it: (way or 15, stamp); an odd stamp is no answer."""
+    stamp = np.uint64(1)
+    for _ in range(TRIES):
+        stamp = np.uint64(load_acquire(at))
+        if not is_even(stamp):
+            continue
+        way = find_way(at, key, stamp)
+        fence_acquire()
+        if np.uint64(load_relaxed(at)) == stamp:
+            return way, stamp
+    return np.int64(WAYS), np.uint64(1)
+
+
+@kernel
+def _search(key, place):
+    """Look for an id with all care, in both its sets and the absent marks: (what, set index, way, stamp)."""
+    sets, count, block, _, absent, absent_count = place
+    h = hash_id(key)
+    index = first_set(h, count)
+    for turn in range(2):
+        way, stamp = _search_set(sets + index * block, key)
+        if way < WAYS:
+            return FOUND, index, way, stamp
+        if not is_even(stamp):
+            return UNKNOWN, index, way, stamp
+        if turn == 1 or not has_spilled(stamp):
+            break
+        index = second_set(h, count)
+    way, stamp = _search_set(absent + first_set(h, absent_count) * HEADER_BYTES, key)
+    return (ABSENT if way < WAYS else UNKNOWN), index, np.int64(WAYS), stamp
+
+
+@inlined
+def note_use(ring, mask, entry, slot):
+    """Put a used slot into the reader's ring; what the owner has not read in time is written over."""
+    place = np.int64(claim(ring, np.uint64(1)) & mask)
+    store_u64(ring + RING_HEAD + 8 * place, np.uint64(np.uint64(entry) << np.uint64(48)) | np.uint64(slot))
+
+
+@kernel
+def _ask_ahead(segment, begin, size, place, work):
+    """Ask for the lines of a group's sets, then find ways and ask for the lines of their rows.
+
+    What is noted (set index, way or 15, stamp) is a hint: nothing has been checked yet.
+    """
+    sets, count, block, stride = place[0], place[1], place[2], place[3]
+    indices, ways, stamps = work
+    ids = segment[IDS] + 8 * begin
+    for t in range(size):
+        index = first_set(hash_id(load_u64(ids + 8 * t)), count)
+        indices[t] = index
+        prefetch(sets + index * block)
+        prefetch(sets + index * block + 64)
+    for t in range(size):
+        key = np.uint64(load_u64(ids + 8 * t))
+        at = sets + indices[t] * block
+        stamp = np.uint64(load_acquire(at))
+        way = find_way(at, key, stamp)
+        ways[t] = way
+        stamps[t] = stamp
+        if way < WAYS:
+            row = at + HEADER_BYTES + way * stride
+            for line in range(0, stride, 64):
+                prefetch(row + line)
+        elif has_spilled(stamp):
+            at = sets + second_set(hash_id(key), count) * block
+            prefetch(at)
+            prefetch(at + 64)
+
+
+@kernel
+def _take_plain(segment, begin, size, place, work, again):
+    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids to look for again.
+
+    This loop is the warm lookup: it calls nothing and touches no array but by address.
+    """
+    sets, block, stride = place[0], place[2], place[3]
+    indices, ways, stamps = work
+    status = segment[STATUS] + begin
+    out, out_bytes, row_bytes = segment[OUT] + begin * segment[OUT_BYTES], segment[OUT_BYTES], segment[ROW_BYTES]
+    unsettled = np.int64(0)
+    for t in range(size):
+        at = sets + indices[t] * block
+        if ways[t] < WAYS and is_even(stamps[t]):
+            copy_bytes(out + t * out_bytes, at + HEADER_BYTES + ways[t] * stride, row_bytes)
+            fence_acquire()
+            if np.uint64(load_relaxed(at)) == stamps[t]:
+                store_u8(status + t, np.uint8(WARM))
+                continue
+        again[unsettled] = begin + t
+        unsettled += 1
+    return unsettled
+
+
+@kernel
+def _take_converted(segment, begin, size, place, work, again, scratch):
+    """The same where rows change their form on the way."""
+    sets, block, stride = place[0], place[2], place[3]
+    indices, ways, stamps = work
+    form = _form(segment)
+    unsettled = np.int64(0)
+    for t in range(size):
+        at = sets + indices[t] * block
+        if ways[t] < WAYS and is_even(stamps[t]):
+            _emit_converted(form, begin + t, at + HEADER_BYTES + ways[t] * stride, scratch)
+            fence_acquire()
+            if np.uint64(load_relaxed(at)) == stamps[t]:
+                store_u8(segment[STATUS] + begin + t, np.uint8(WARM))
+                continue
+        again[unsettled] = begin + t
+        unsettled += 1
+    return unsettled
+
+
+@kernel
+def _settle(segment, i, place, scratch, encoded):
+    """Look for the segment's i-th id with all care; -> whether it is answered, by a row or as absent."""
+    sets, block, stride = place[0], place[2], place[3]
+    key = np.uint64(load_u64(segment[IDS] + 8 * i))
+    form = _form(segment)
+    for _ in range(TRIES):
+        what, index, way, stamp = _search(key, place)
+        if what == UNKNOWN:
+            return False
+        if what == ABSENT:
+            emit(form, i, default_row(segment, i, scratch, encoded), scratch)
+            store_u8(segment[STATUS] + i, np.uint8(MISSING))
+            return True
+        at = sets + index * block
+        emit(form, i, at + HEADER_BYTES + way * stride, scratch)
+        fence_acquire()
+        if np.uint64(load_relaxed(at)) == stamp:
+            store_u8(segment[STATUS] + i, np.uint8(WARM))
+            return True
+    return False
+
+
+@kernel
+def _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, encoded):
+    """Look up all ids of a segment under one view of its directory entry; -> how many are left."""
+    count, misses = segment[COUNT], segment[MISSES]
+    plain = segment[STORED] == segment[WIRE] and segment[STORED] != Q8
+    left = np.int64(0)
+    for begin in range(0, count, GROUP):
+        size = min(GROUP, count - begin)
+        _ask_ahead(segment, begin, size, place, work)
+        if plain:
+            unsettled = _take_plain(segment, begin, size, place, work, again)
+        else:
+            unsettled = _take_converted(segment, begin, size, place, work, again, scratch)
+        for u in range(unsettled):
+            if not _settle(segment, again[u], place, scratch, encoded):
+                store_i32(misses + 4 * left, np.int32(again[u]))
+                left += 1
+        for t in range(np.int64(tick & SAMPLE), size, np.int64(SAMPLE) + 1):
+            if work[1][t] < WAYS:
+                note_use(ring, ring_mask, segment[ENTRY], work[0][t] * WAYS + work[1][t])
+    return left
+
+
+@inlined
+def _place(arena, entry):
+    """A directory entry's region: (address of its sets, set count, block, stride, absent sets, absent set count)."""
+    return (
+        arena + np.int64(load_u64(entry + ENTRY_SETS)),
+        np.int64(load_u64(entry + ENTRY_SET_COUNT)),
+        np.int64(load_u64(entry + ENTRY_BLOCK)),
+        np.int64(load_u64(entry + ENTRY_STRIDE)),
+        arena + np.int64(load_u64(entry + ENTRY_ABSENT)),
+        np.int64(load_u64(entry + ENTRY_ABSENT_COUNT)),
+    )
+
+
+@kernel
+def _probe_segment(arena, segment, ring, ring_mask, tick, work, again, scratch, encoded):
+    """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left."""
+    entry = arena + DIRECTORY + segment[ENTRY] * ENTRY_BYTES
+    for _ in range(TRIES):
+        stamp = np.uint64(load_acquire(entry))
+        version = np.int64(load_u64(entry + ENTRY_VERSION))
+        place = _place(arena, entry)
+        fence_acquire()
+        # The fields must be of one region before an address made of them is read.
+        if not is_even(stamp) or np.uint64(load_relaxed(entry)) != stamp:
+            continue
+        if version != segment[VERSION]:
+            break
+        left = _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, encoded)
+        fence_acquire()
+        if np.uint64(load_relaxed(entry)) == stamp:
+            return left
+    for i in range(segment[COUNT]):
+        store_i32(segment[MISSES] + 4 * i, np.int32(i))
+    return segment[COUNT]
+
+
+@kernel
+def probe(arena, segments, ring, ring_mask, tick):
+    """Look up all segments in the arena, writing rows and status of what it holds; -> ids left in all.
+
+    arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written.
+    ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
+    """
+    work = (np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.empty(GROUP, np.uint64))
+    again = np.empty(GROUP, np.int64)
+    widest = 1
+    for s in range(segments.shape[0]):
+        widest = max(widest, segments[s, DIM])
+    scratch = np.empty(widest, np.float32)
+    row = np.empty(2 * widest + 2, np.float32)
+    left = np.int64(0)
+    for s in range(segments.shape[0]):
+        segment = segments[s]
+        encoded = np.int64(row.ctypes.data)
+        segment[LEFT] = _probe_segment(arena, segment, ring, ring_mask, tick, work, again, scratch, encoded)
+        left += segment[LEFT]
+    return left
+
+
+@kernel
+def settle_misses(segment, rows, states, scratch, encoded):
+    """Write what the owner answered for a segment's LEFT ids: encoded rows [left], states u8 [left], as addresses.
+
+    States are 0 absent, 1 found, 2 damaged, 4 not answered in time.
+    """
+    form = _form(segment)
+    for j in range(segment[LEFT]):
+        i = np.int64(load_i32(segment[MISSES] + 4 * j))
+        state = states[j]
+        if state == 1:
+            emit(form, i, rows + j * segment[ROW_BYTES], scratch)
+            store_u8(segment[STATUS] + i, np.uint8(COLD))
+            continue
+        status = LATE if state == 4 else FAILED if state == 2 else MISSING
+        emit(form, i, default_row(segment, i, scratch, encoded), scratch)
+        store_u8(segment[STATUS] + i, np.uint8(status))
+
+
+@kernel
+def read_word(address):
+    """Load a word of the arena's head, before all that is read because of it."""
+    return load_acquire(address)

@@ -1,0 +1,63 @@
+"""Use rings: how a reader tells the owner which slots it hit, without either waiting for the other.
+
+A ring is a small memfd that the owner makes for one reader and both map: a head word that counts what was
+ever written, then WORDS words of (directory entry << 48 | slot). The reader's threads claim places by an
+atomic add and write over what the owner has not read in time: use is a sample, so losing some of it is
+harmless, and so is a word that is read while it is written or that a broken reader made up - the owner
+checks every slot against its table before it counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.host.memory import address_of, map_shared, new_memfd
+from embcache.host.probe import RING_HEAD
+
+WORDS = 1 << 14
+BYTES = RING_HEAD + 8 * WORDS
+MASK = np.uint64(WORDS - 1)
+_SLOT = np.uint64((1 << 48) - 1)
+_ENTRY_SHIFT = np.uint64(48)
+
+
+def new_ring() -> int:
+    """A new ring's descriptor; the caller closes it."""
+    return new_memfd("embcache-use", BYTES)
+
+
+class UseRing:
+    """One side's mapping of a ring. Descriptors stay the caller's."""
+
+    def __init__(self, fd: int) -> None:
+        if os.fstat(fd).st_size != BYTES:
+            raise ValueError(f"a use ring has {BYTES} bytes, this file has {os.fstat(fd).st_size}")
+        self._mapping, self._bytes = map_shared(fd, writable=True)
+        self._words: NDArray[np.uint64] = self._bytes.view(np.uint64)
+        self._read = int(self._words[0])
+
+    @property
+    def address(self) -> int:
+        """Where kernels find the ring."""
+        return address_of(self._bytes)
+
+    def drain(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What was written since the last call: directory entries and slots, int64 [n] each. The owner's side."""
+        head = int(self._words[0])
+        begin = max(self._read, head - WORDS)
+        self._read = head
+        places = np.arange(begin, head) % WORDS
+        words = self._words[RING_HEAD // 8 :][places]
+        return (words >> _ENTRY_SHIFT).astype(np.int64), (words & _SLOT).astype(np.int64)
+
+
+def private_ring() -> UseRing:
+    """A ring that nobody drains, for readers that stand alone (tests, benchmarks)."""
+    fd = new_ring()
+    try:
+        return UseRing(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,190 @@
+"""Rows and their dtypes, compiled: encoded rows to f32 and back, to the wire's form, and default rows.
+
+An encoded row (at rest, in the arena, between processes) is
+    f32, f16, bf16    dim little-endian values
+    q8                f32 scale, f32 bias, dim u8 codes; value = code * scale + bias, two roundings in f32
+On the wire q8 is three arrays: codes, scale, bias. f32 rounds to f16 and bf16 to nearest even, and a finite
+value beyond their range becomes the largest finite one. Numba knows no float16, so bits are converted; the
+ways to do so with one multiplication or one addition are those of F. Giesen ("Float->half variants", 2012).
+
+Rows are named by address (int64), a row being worked on is `scratch`, f32 [dim].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.host.jit import inlined, kernel
+from embcache.host.machine import (
+    bits_float,
+    copy_line,
+    float_bits,
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_u8,
+    store_u16,
+    store_u32,
+    store_u64,
+)
+
+F32, F16, BF16, Q8 = 0, 1, 2, 3
+ZEROS, CONSTANT, UNIFORM = 0, 1, 2
+
+_TWO_112 = np.float32(2.0**112)
+_HALF = np.float32(0.5)
+_WIDEST_SCALE = np.float32(1.3344e36)  # 255 of these are still finite
+
+
+@inlined
+def copy_bytes(target, source, count):
+    """Copy `count` bytes between places that do not overlap: by cache lines, words, then bytes."""
+    lines = count >> 6
+    for line in range(lines):
+        copy_line(target + 64 * line, source + 64 * line)
+    done = lines << 6
+    while count - done >= 8:
+        store_u64(target + done, load_u64(source + done))
+        done += 8
+    while done < count:
+        store_u8(target + done, load_u8(source + done))
+        done += 1
+
+
+@inlined
+def f16_to_f32(half):
+    """The f32 of an f16's bits; exact, subnormals, infinities and NaN included."""
+    bits = np.uint32(half)
+    sign = np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))
+    magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
+    if magnitude >= np.uint32(0x0F800000):
+        return bits_float(np.uint32(sign | magnitude | np.uint32(0x7F800000)))
+    scaled = np.float32(bits_float(magnitude) * _TWO_112)
+    return bits_float(np.uint32(sign | float_bits(scaled)))
+
+
+@inlined
+def f32_to_f16(value):
+    """The f16 bits nearest to an f32 (ties to even); finite values saturate at 65,504."""
+    bits = float_bits(value)
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    if magnitude >= np.uint32(0x477FF000):  # from 65,520 on it would round to infinity
+        if magnitude > np.uint32(0x7F800000):
+            return np.uint16(sign | np.uint32(0x7E00))
+        if magnitude == np.uint32(0x7F800000):
+            return np.uint16(sign | np.uint32(0x7C00))
+        return np.uint16(sign | np.uint32(0x7BFF))
+    if magnitude < np.uint32(0x38800000):  # subnormal in f16: adding 0.5 shifts and rounds in one
+        shifted = float_bits(np.float32(bits_float(magnitude) + _HALF))
+        return np.uint16(sign | np.uint32(shifted - np.uint32(0x3F000000)))
+    odd = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
+    rounded = np.uint32(magnitude - np.uint32(0x38000000) + np.uint32(0xFFF) + odd)
+    return np.uint16(sign | np.uint32(rounded >> np.uint32(13)))
+
+
+@inlined
+def f32_to_bf16(value):
+    """The bf16 bits nearest to an f32 (ties to even); finite values saturate at the largest finite bf16."""
+    bits = float_bits(value)
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    if magnitude >= np.uint32(0x7F800000):
+        return np.uint16(sign | np.uint32(0x7F80 if magnitude == np.uint32(0x7F800000) else 0x7FC0))
+    odd = np.uint32((magnitude >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint32((magnitude + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    return np.uint16(sign | min(rounded, np.uint32(0x7F7F)))
+
+
+@kernel
+def decode_row(dtype, row, dim, scratch):
+    """Write the f32 values of the encoded row at address `row` into `scratch`."""
+    if dtype == F32:
+        for j in range(dim):
+            scratch[j] = bits_float(load_u32(row + 4 * j))
+    elif dtype == F16:
+        for j in range(dim):
+            scratch[j] = f16_to_f32(load_u16(row + 2 * j))
+    elif dtype == BF16:
+        for j in range(dim):
+            scratch[j] = bits_float(np.uint32(np.uint32(load_u16(row + 2 * j)) << np.uint32(16)))
+    else:
+        scale = bits_float(load_u32(row))
+        bias = bits_float(load_u32(row + 4))
+        for j in range(dim):
+            scaled = np.float32(np.float32(load_u8(row + 8 + j)) * scale)
+            scratch[j] = np.float32(scaled + bias)
+
+
+@kernel
+def quantise(scratch, dim, codes, scale_at, bias_at):
+    """Write a row's q8 form: u8 codes, f32 scale and bias, each at its address."""
+    low = scratch[0]
+    high = scratch[0]
+    for j in range(1, dim):
+        low = min(low, scratch[j])
+        high = max(high, scratch[j])
+    # Halved before the differences, so that they do not overflow; a row wider than f32's range saturates.
+    half_span = np.float32(np.float32(high * _HALF) - np.float32(low * _HALF))
+    scale = min(np.float32(half_span / np.float32(127.5)), _WIDEST_SCALE)
+    store_u32(scale_at, float_bits(scale))
+    store_u32(bias_at, float_bits(low))
+    for j in range(dim):
+        code = np.float32(0.0)
+        if scale > 0:
+            half_offset = np.float32(np.float32(scratch[j] * _HALF) - np.float32(low * _HALF))
+            code = np.float32(np.rint(np.float32(half_offset / np.float32(scale * _HALF))))
+        store_u8(codes + j, np.uint8(min(max(code, np.float32(0.0)), np.float32(255.0))))
+
+
+@kernel
+def encode_values(dtype, scratch, dim, out):
+    """Write f32 values as f32, f16 or bf16 at address `out`."""
+    if dtype == F32:
+        for j in range(dim):
+            store_u32(out + 4 * j, float_bits(scratch[j]))
+    elif dtype == F16:
+        for j in range(dim):
+            store_u16(out + 2 * j, f32_to_f16(scratch[j]))
+    else:
+        for j in range(dim):
+            store_u16(out + 2 * j, f32_to_bf16(scratch[j]))
+
+
+@kernel
+def encode_row(dtype, scratch, dim, row):
+    """Write the encoded row of f32 values at address `row`."""
+    if dtype == Q8:
+        quantise(scratch, dim, row + 8, row, row + 4)
+    else:
+        encode_values(dtype, scratch, dim, row)
+
+
+@kernel
+def uniform_row(identifier, bound, dim, scratch):
+    """The uniform default row of an id: SplitMix64 (Steele et al., 2014) seeded by the id, in (-bound, bound)."""
+    state = np.uint64(identifier)
+    for j in range(dim):
+        state = np.uint64(state + np.uint64(0x9E3779B97F4A7C15))
+        z = state
+        z = np.uint64((z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
+        z = np.uint64((z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
+        z = np.uint64(z ^ (z >> np.uint64(31)))
+        unit = np.float32(np.float32(z >> np.uint64(40)) * np.float32(2.0**-24))
+        signed = np.float32(np.float32(unit * np.float32(2.0)) - np.float32(1.0))
+        scratch[j] = np.float32(signed * bound)
+
+
+@kernel
+def encode_all(dtype, rows, out, out_bytes):
+    """Encode rows f32 [n, dim] to address `out`, out_bytes apart."""
+    for i in range(rows.shape[0]):
+        encode_row(dtype, rows[i], rows.shape[1], out + i * out_bytes)
+
+
+@kernel
+def decode_all(dtype, rows, row_bytes, out):
+    """Decode the rows at address `rows`, row_bytes apart, into f32 [n, dim]."""
+    for i in range(out.shape[0]):
+        decode_row(dtype, rows + i * row_bytes, out.shape[1], out[i])

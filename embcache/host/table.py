@@ -1,0 +1,145 @@
+"""HostTable: the rows of one table version in the arena, as the owner sees them.
+
+Calls are the owner's, from one thread. Readers find the region by its directory entry alone (probe.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.host import layout, writer
+from embcache.host.arena import Arena
+from embcache.host.memory import address_of
+
+Ids = NDArray[np.uint64]
+Rows = NDArray[np.uint8]
+
+_PROBLEMS = (
+    "sets whose stamp was left odd",
+    "ids in a set that is not theirs",
+    "ids that stand twice",
+    "spill counts that are wrong",
+    "ids with both a row and an absent mark",
+    "use noted for empty ways",
+)
+_ROOM_TO_MOVE = 0.98  # fuller than this, moving rows about is work for little
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a table version's sets stand in the arena: byte offsets and counts, before any address."""
+
+    begin: int
+    size: int
+    sets: int
+    row_bytes: int
+    absent_sets: int
+
+    @property
+    def stride(self) -> int:
+        return layout.stride_of(self.row_bytes)
+
+    @property
+    def block(self) -> int:
+        return layout.block_of(self.stride)
+
+    @property
+    def slots(self) -> int:
+        return self.sets * layout.WAYS
+
+    @property
+    def absent(self) -> int:
+        return self.begin + self.sets * self.block
+
+
+@dataclass(frozen=True)
+class TableStats:
+    """Counts of a HostTable since it was made; `bytes` include its stamps, ids and absent marks, and the owner's own."""
+
+    rows: int
+    slots: int
+    bytes: int
+    inserted: int
+    replaced: int
+    evicted: int
+    marked_absent: int
+
+
+class HostTable:
+    """Rows of `row_bytes` bytes by feature ID, in a region of the arena that the caller set aside and zeroed."""
+
+    def __init__(self, arena: Arena, region: Region) -> None:
+        self.region = region
+        self._arena = arena  # keeps the mapping alive: the addresses below point into it
+        self._use = np.zeros(region.slots, np.uint8)
+        self._hand = np.zeros(region.sets, np.uint16)
+        self._absent_hand = np.zeros(region.absent_sets, np.uint8)
+        self._counters = np.zeros(writer.COUNTERS, np.int64)
+        self._counters[writer.MOVE_BELOW] = int(region.slots * _ROOM_TO_MOVE)
+        self._place = tuple(
+            np.int64(value)
+            for value in (
+                arena.address + region.begin,
+                region.sets,
+                region.block,
+                region.stride,
+                region.row_bytes,
+                arena.address + region.absent,
+                region.absent_sets,
+            )
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        return self.region.row_bytes
+
+    def __len__(self) -> int:
+        return int(self._counters[writer.HELD])
+
+    def insert(self, ids: Ids, rows: Rows) -> None:
+        """Put encoded rows u8 [n, row_bytes] in; they replace older selves, and push out rows that are not in use."""
+        if rows.shape != (ids.size, self.row_bytes) or not rows.flags.c_contiguous:
+            raise ValueError(f"rows must be u8 [{ids.size}, {self.row_bytes}], C-contiguous; these are {rows.shape}")
+        writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._hand, self._counters)
+
+    def delete(self, ids: Ids) -> None:
+        """Take rows out of memory; ids that are not there are passed over."""
+        writer.delete_rows(self._place, ids, self._use, self._counters)
+
+    def mark_absent(self, ids: Ids) -> None:
+        """Remember that these ids have no row, until one is put in. An id that has a row here is passed over."""
+        writer.mark_absent(self._place, ids, self._absent_hand, self._counters)
+
+    def count_use(self, slots: NDArray[np.int64]) -> None:
+        """Note that readers hit these slots."""
+        writer.count_use(self._use, slots)
+
+    def take_over(self, old: HostTable, first_set: int, sets: int) -> None:
+        """Put in the rows of some sets of an older region of the same table, with their use."""
+        end = min(first_set + sets, old.region.sets)
+        writer.move_sets(old._place, self._place, first_set, end, old._use, self._use, self._hand, self._counters)
+
+    def stats(self) -> TableStats:
+        counters = self._counters
+        return TableStats(
+            rows=len(self),
+            slots=self.region.slots,
+            bytes=self.region.size + self._use.nbytes + self._hand.nbytes + self._absent_hand.nbytes,
+            inserted=int(counters[writer.INSERTED]),
+            replaced=int(counters[writer.REPLACED]),
+            evicted=int(counters[writer.EVICTED]),
+            marked_absent=int(counters[writer.MARKED]),
+        )
+
+    def check(self) -> None:
+        """Audit every invariant of the table; AssertionError says which one is broken and how often."""
+        problems = np.zeros(len(_PROBLEMS), np.int64)
+        held = int(writer.audit(self._place, self._use, problems))
+        found = [f"{count} {what}" for count, what in zip(problems, _PROBLEMS, strict=True) if count]
+        if held != len(self):
+            found.append(f"{held} rows held where {len(self)} are counted")
+        if found:
+            raise AssertionError("; ".join(found))

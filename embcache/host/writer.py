@@ -1,0 +1,351 @@
+"""The owner's kernels: put rows into sets, take them out, mark ids absent, note use, audit.
+
+One thread writes an arena, ever. What readers must not see half-done stands between `_open` and `_close`
+of the set's stamp. A region is a tuple of addresses and counts, made by HostTable:
+    (sets, set count, block, stride, row bytes, absent sets, absent set count)
+Beside it, in the owner's own memory: use u8 [slots], 0 to 3; hand u16 [sets]; absent_hand u8 [absent sets].
+
+Which row leaves a full set is decided by use. A new row starts with none, and of the rows of no use the one
+that came first goes, so that rows seen once push out each other and not a row that is asked for again. Use
+fades - one row of a set loses one for every AGE_EVERY evictions there - so that yesterday's rows go too.
+(The two bits of use are S3-FIFO's, Yang et al., 2023; its queues need more ways than a set has.)
+
+Invariants: an id stands in at most one way of its two sets; if it stands in the second, the first one's
+spill count counts it (or stuck at 255); an id with a row has no absent mark.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.host.jit import inlined, kernel
+from embcache.host.layout import HEADER_BYTES, WAYS
+from embcache.host.machine import (
+    fence_release,
+    load_relaxed,
+    load_u64,
+    lowest_bit,
+    prefetch,
+    store_relaxed,
+    store_release,
+    store_u64,
+)
+from embcache.host.probe import find_way, first_set, hash_id, second_set
+from embcache.host.rows import copy_bytes
+
+OCCUPIED = np.uint64(0xFFFE)
+SPILL_ONE = np.uint64(1 << 16)
+SPILLED = np.uint64(0xFF0000)
+CHANGE_ONE = np.uint64(1 << 24)
+MOST_USE = np.uint8(3)
+AHEAD = 8  # how many ids ahead their sets are asked for
+
+# What the kernels count, as indices into an int64 array.
+INSERTED, REPLACED, EVICTED, DELETED, MARKED, UNMARKED, HELD = range(7)
+MOVE_BELOW = 7  # not a count: with fewer rows than this, a full set makes room by moving a row before it evicts one
+COUNTERS = 8
+MOVE_TRIES = 6
+AGE_EVERY = 4  # evictions from a set
+
+
+@inlined
+def _open(at):
+    """Begin a change of the set at `at`: from here on readers try again. -> its stamp before."""
+    stamp = np.uint64(load_relaxed(at))
+    store_relaxed(at, np.uint64(stamp | np.uint64(1)))
+    fence_release()
+    return stamp
+
+
+@inlined
+def _close(at, stamp):
+    """End it with this stamp (even, occupancy and spill count as they are now), counted as one change more."""
+    store_release(at, np.uint64(stamp + CHANGE_ONE))
+
+
+@inlined
+def _change_spill(at, by_one):
+    """Count one id more (+1) or less (-1) that stands in its second set; a count of 255 stays."""
+    stamp = _open(at)
+    if (stamp & SPILLED) != SPILLED:
+        stamp = np.uint64(stamp + SPILL_ONE) if by_one > 0 else np.uint64(stamp - SPILL_ONE)
+    _close(at, stamp)
+
+
+@inlined
+def _free_way(at):
+    """A way of the set that holds no id; 15 for none."""
+    free = np.uint64(~np.uint64(load_relaxed(at)) & OCCUPIED)
+    return np.int64(lowest_bit(free) - 1) if free != np.uint64(0) else np.int64(WAYS)
+
+
+@inlined
+def _victim(index, use, hand):
+    """The way whose row leaves a full set, of those not in use the one that came first since the hand was there."""
+    last, turn = np.int64(hand[index]) & 0xFF, np.int64(hand[index]) >> 8
+    turn = (turn + 1) % (WAYS * AGE_EVERY)
+    if turn % AGE_EVERY == 0 and use[index * WAYS + turn // AGE_EVERY] > 0:
+        use[index * WAYS + turn // AGE_EVERY] -= np.uint8(1)
+    while True:
+        for step in range(1, WAYS + 1):
+            way = (last + step) % WAYS
+            if use[index * WAYS + way] == 0:
+                hand[index] = np.uint16((turn << 8) | way)
+                return way
+        for way in range(WAYS):
+            use[index * WAYS + way] -= np.uint8(1)
+
+
+@inlined
+def _idle_way(index, use):
+    """A way of no use, or 15."""
+    for way in range(WAYS):
+        if use[index * WAYS + way] == 0:
+            return np.int64(way)
+    return np.int64(WAYS)
+
+
+@inlined
+def _put(region, index, way, key, row, use, first_use):
+    """Write id and row into a way, in one change of the set."""
+    sets, _, block, stride, row_bytes, _, _ = region
+    at = sets + index * block
+    stamp = _open(at)
+    store_u64(at + 8 * (way + 1), key)
+    copy_bytes(at + HEADER_BYTES + way * stride, row, row_bytes)
+    use[index * WAYS + way] = first_use
+    _close(at, np.uint64(stamp | np.uint64(np.uint64(2) << np.uint64(way))))
+
+
+@kernel
+def _clear(region, index, way, use):
+    """Take the id out of a way; and out of its first set's spill count, if this was its second."""
+    sets, count, block = region[0], region[1], region[2]
+    at = sets + index * block
+    key = np.uint64(load_u64(at + 8 * (way + 1)))
+    stamp = _open(at)
+    use[index * WAYS + way] = np.uint8(0)
+    _close(at, np.uint64(stamp & np.uint64(~np.uint64(np.uint64(2) << np.uint64(way)))))
+    first = first_set(hash_id(key), count)
+    if first != index:
+        _change_spill(sets + first * block, -1)
+
+
+@inlined
+def _locate(region, key):
+    """Where an id stands: (set index, way), way 15 if nowhere."""
+    sets, count, block = region[0], region[1], region[2]
+    h = hash_id(key)
+    index = first_set(h, count)
+    way = find_way(sets + index * block, key, np.uint64(load_relaxed(sets + index * block)))
+    if way == WAYS:
+        index = second_set(h, count)
+        way = find_way(sets + index * block, key, np.uint64(load_relaxed(sets + index * block)))
+    return index, way
+
+
+@kernel
+def _unmark(absent, absent_count, key):
+    """Take away an id's absent mark; -> whether it had one."""
+    at = absent + first_set(hash_id(key), absent_count) * HEADER_BYTES
+    way = find_way(at, key, np.uint64(load_relaxed(at)))
+    if way == WAYS:
+        return False
+    stamp = _open(at)
+    _close(at, np.uint64(stamp & np.uint64(~np.uint64(np.uint64(2) << np.uint64(way)))))
+    return True
+
+
+@kernel
+def _make_room(region, index, use, tries):
+    """Move one row of a full set to its other set, if that has a free way; -> the way it left, or 15.
+
+    The row is put into its new place before it leaves the old one, so that no reader misses it in between.
+    (Cuckoo hashing, Pagh and Rodler, 2001, one step deep: enough to fill a table to over 95%.)
+    """
+    sets, count, block, stride = region[0], region[1], region[2], region[3]
+    at = sets + index * block
+    for way in range(tries):
+        key = np.uint64(load_u64(at + 8 * (way + 1)))
+        h = hash_id(key)
+        first = first_set(h, count)
+        other = second_set(h, count) if first == index else first
+        free = _free_way(sets + other * block)
+        if other == index or free == WAYS:
+            continue
+        _put(region, other, free, key, at + HEADER_BYTES + way * stride, use, use[index * WAYS + way])
+        if other != first:
+            _change_spill(sets + first * block, 1)
+        _clear(region, index, way, use)
+        return np.int64(way)
+    return np.int64(WAYS)
+
+
+@kernel
+def _place_for(region, first, second, use, hand, counters):
+    """A way for a new id: a free one, one that a row can be moved out of, else that of a row not in use."""
+    sets, block = region[0], region[2]
+    for index in (first, second):
+        way = _free_way(sets + index * block)
+        if way < WAYS:
+            return index, way
+    if counters[HELD] < counters[MOVE_BELOW]:
+        for index in (first, second):
+            way = _make_room(region, index, use, MOVE_TRIES)
+            if way < WAYS:
+                return index, way
+    index = first
+    if _idle_way(first, use) == WAYS and _idle_way(second, use) < WAYS:
+        index = second
+    way = _victim(index, use, hand)
+    _clear(region, index, way, use)
+    counters[EVICTED] += 1
+    counters[HELD] -= 1
+    return index, way
+
+
+@kernel
+def _insert(region, key, row, use, hand, first_use, counters):
+    """Put one row in: over its older self, else where `_place_for` says."""
+    sets, count, block, _, _, absent, absent_count = region
+    # The mark goes first: in between the id is unknown, which sends readers to the owner.
+    if _unmark(absent, absent_count, key):
+        counters[UNMARKED] += 1
+    index, way = _locate(region, key)
+    if way < WAYS:
+        _put(region, index, way, key, row, use, max(use[index * WAYS + way], np.uint8(first_use)))
+        counters[REPLACED] += 1
+        return
+    h = hash_id(key)
+    first = first_set(h, count)
+    index, way = _place_for(region, first, second_set(h, count), use, hand, counters)
+    _put(region, index, way, key, row, use, np.uint8(first_use))
+    if index != first:
+        _change_spill(sets + first * block, 1)
+    counters[INSERTED] += 1
+    counters[HELD] += 1
+
+
+@kernel
+def insert_rows(region, ids, rows, row_stride, use, hand, counters):
+    """Put rows in: ids u64 [n] (an array), rows at an address, row_stride bytes apart."""
+    sets, count, block = region[0], region[1], region[2]
+    for i in range(ids.shape[0]):
+        if i + AHEAD < ids.shape[0]:
+            at = sets + first_set(hash_id(ids[i + AHEAD]), count) * block
+            prefetch(at)
+            prefetch(at + 64)
+        _insert(region, ids[i], rows + i * row_stride, use, hand, np.uint8(0), counters)
+
+
+@kernel
+def delete_rows(region, ids, use, counters):
+    """Take rows out; ids u64 [n] that are not there are passed over."""
+    for i in range(ids.shape[0]):
+        index, way = _locate(region, ids[i])
+        if way < WAYS:
+            _clear(region, index, way, use)
+            counters[DELETED] += 1
+            counters[HELD] -= 1
+
+
+@kernel
+def mark_absent(region, ids, absent_hand, counters):
+    """Mark ids u64 [n] as having no row; in a full set the oldest mark gives way."""
+    absent, absent_count = region[5], region[6]
+    for i in range(ids.shape[0]):
+        key = np.uint64(ids[i])
+        index = first_set(hash_id(key), absent_count)
+        at = absent + index * HEADER_BYTES
+        if find_way(at, key, np.uint64(load_relaxed(at))) < WAYS:
+            continue
+        if _locate(region, key)[1] < WAYS:  # it has a row: whoever says otherwise is late
+            continue
+        way = np.int64(absent_hand[index])
+        absent_hand[index] = np.uint8(way + 1 if way + 1 < WAYS else 0)
+        stamp = _open(at)
+        store_u64(at + 8 * (way + 1), key)
+        _close(at, np.uint64(stamp | np.uint64(np.uint64(2) << np.uint64(way))))
+        counters[MARKED] += 1
+
+
+@kernel
+def count_use(use, slots):
+    """Note that slots (int64 [n]) were used; numbers beyond the table are passed over."""
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        if 0 <= slot < use.shape[0] and use[slot] < MOST_USE:
+            use[slot] += np.uint8(1)
+
+
+@kernel
+def move_sets(old, new, begin, end, old_use, use, hand, counters):
+    """Put the rows of the old region's sets [begin, end) into the new one, with their use."""
+    sets, _, block, stride, _, _, _ = old
+    for index in range(begin, end):
+        at = sets + index * block
+        held = np.uint64(load_relaxed(at) & OCCUPIED)
+        while held != np.uint64(0):
+            way = np.int64(lowest_bit(held) - 1)
+            held = np.uint64(held & np.uint64(held - np.uint64(1)))
+            key = np.uint64(load_u64(at + 8 * (way + 1)))
+            row = at + HEADER_BYTES + way * stride
+            _insert(new, key, row, use, hand, old_use[index * WAYS + way], counters)
+
+
+@kernel
+def audit(region, use, problems):
+    """Count what breaks an invariant into problems int64 [6]; -> ids held.
+
+    0 odd stamps, 1 ids in a set that is neither of theirs, 2 ids that stand twice, 3 spill counts that are
+    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways.
+    """
+    sets, count, block, _, _, absent, absent_count = region
+    spills = np.zeros(count, np.int64)
+    held = np.int64(0)
+    for index in range(count):
+        at = sets + index * block
+        stamp = np.uint64(load_relaxed(at))
+        if (stamp & np.uint64(1)) != np.uint64(0):
+            problems[0] += 1
+        for way in range(WAYS):
+            if (stamp & np.uint64(np.uint64(2) << np.uint64(way))) == np.uint64(0):
+                problems[5] += 1 if use[index * WAYS + way] > 0 else 0
+                continue
+            held += 1
+            key = np.uint64(load_u64(at + 8 * (way + 1)))
+            h = hash_id(key)
+            first, second = first_set(h, count), second_set(h, count)
+            if index not in (first, second):
+                problems[1] += 1
+                continue
+            if index != first:
+                spills[first] += 1
+            found_index, found_way = _locate(region, key)
+            if found_index != index or found_way != way:
+                problems[2] += 1
+            mark = absent + first_set(h, absent_count) * HEADER_BYTES
+            if find_way(mark, key, np.uint64(load_relaxed(mark))) < WAYS:
+                problems[4] += 1
+    for index in range(count):
+        noted = np.int64((np.uint64(load_relaxed(sets + index * block)) & SPILLED) >> np.uint64(16))
+        if noted not in (spills[index], 255):
+            problems[3] += 1
+    return held
+
+
+@kernel
+def write_entry(entry, fields):
+    """Write a directory entry's words after its stamp (u64 array), between an odd and an even stamp."""
+    stamp = np.uint64(load_relaxed(entry))
+    store_relaxed(entry, np.uint64(stamp + np.uint64(1)))
+    fence_release()
+    for i in range(fields.shape[0]):
+        store_u64(entry + 8 * (i + 1), fields[i])
+    store_release(entry, np.uint64(stamp + np.uint64(2)))
+
+
+@kernel
+def publish(address, value):
+    """Store a word of the arena's head, after all that it announces."""
+    store_release(address, value)

@@ -1,0 +1,36 @@
+"""A reader of the arena for tests: one segment at a time, encoded rows in and out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.host import probe
+from embcache.host.memory import address_of
+from embcache.host.ring import MASK, private_ring
+from embcache.host.tables import Held, HostTables
+
+
+class Reader:
+    """Looks up encoded rows as bytes: a table of f32 is as wide as its bytes, whatever they mean."""
+
+    def __init__(self, tables: HostTables) -> None:
+        self.arena = tables.arena
+        self.ring = private_ring()
+
+    def lookup(
+        self, held: Held, ids: NDArray[np.uint64], tick: int = 0
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
+        """(rows u8 [n, row_bytes], status u8 [n], places of the ids left i32 [m])."""
+        row_bytes = held.table.row_bytes
+        rows = np.full((ids.size, row_bytes), 0xEE, np.uint8)
+        status = np.full(ids.size, 0xEE, np.uint8)
+        misses = np.full(max(ids.size, 1), -1, np.int32)
+        default = np.zeros(row_bytes, np.uint8)
+        segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
+        segments[0, : probe.LEFT] = (
+            *(held.entry, held.version, 0, row_bytes // 4, row_bytes, 0, address_of(default), 0),
+            *(ids.size, address_of(ids), 0, address_of(rows), row_bytes, 0, 0, address_of(status), address_of(misses)),
+        )
+        left = probe.probe(self.arena.address, segments, self.ring.address, MASK, np.uint64(tick))
+        return rows, status, misses[:left]
