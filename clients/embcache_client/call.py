@@ -144,7 +144,7 @@ def json_call(method: str, target: str, decode: Callable[[Any], T], content: obj
 
     def read(response: Response) -> T:
         try:
-            value = json.loads(bytes(response.body)) if response.body.size else None
+            value = json.loads(bytes(response.body)) if len(response.body) else None
         except ValueError as error:
             raise ProtocolError(f"the answer to {method} {target} is not JSON: {error}") from None
         try:

@@ -24,15 +24,12 @@ MAX_HEAD: Final = 16 << 10  # bytes of an answer's head; also how much is read a
 
 @dataclass(slots=True)
 class Response:
-    """A whole answer. `headers` has lower-case names; `body` is uint8, in a pooled buffer."""
+    """A whole answer. `headers` has lower-case names; `body` is bytes if it came with its head, or uint8, pooled."""
 
     status: int
     headers: dict[bytes, bytes]
-    body: NDArray[np.uint8]
-
-    @property
-    def media_type(self) -> str:
-        return self.headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+    media_type: bytes  # lower case, without parameters
+    body: bytes | NDArray[np.uint8]
 
 
 class RequestHeads:
@@ -60,32 +57,43 @@ class _Phase(Enum):
     DONE = auto()
 
 
+@dataclass(slots=True)
+class _Head:
+    raw: bytes
+    status: int
+    headers: dict[bytes, bytes]
+    media_type: bytes
+    keep_alive: bool
+    body_bytes: int | None  # None where it is not known beforehand
+
+
 class ResponseReader:
-    """The answers of one connection, one after another: start(), then space() and received(n) until `done`."""
+    """The answers of one connection, one after another: start(), then space() and received(n) until `done`.
+
+    Answers to like calls have the same head, but for the date once a second: the last head is kept, and parsed anew
+    only when another comes.
+    """
 
     def __init__(self, buffers: BufferPool, max_bytes: int) -> None:
         self._buffers = buffers
         self._max_bytes = max_bytes
         self._scratch = bytearray(MAX_HEAD)
         self._scratch_view = memoryview(self._scratch)
+        self._head = _NO_HEAD
         self.start()
 
     def start(self) -> None:
         """Forget the last answer and wait for the next."""
         self._phase = _Phase.HEAD
         self._filled = 0  # bytes in the scratch buffer, or in the body
-        self._new_parser()
-        self._body: NDArray[np.uint8] = _NOTHING
+        self._body: bytes | NDArray[np.uint8] = b""
         self._body_view = self._scratch_view
         self.began = False
-        self.keep_alive = False
 
-    def _new_parser(self) -> None:
-        self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[bytes] = []
-        self._pieces_bytes = 0
-        self._message_complete = False
-        self._parser = httptools.HttpResponseParser(self)
+    @property
+    def keep_alive(self) -> bool:
+        """The connection can carry another call: asked once the answer is whole."""
+        return self.done and self._head.keep_alive
 
     @property
     def done(self) -> bool:
@@ -110,7 +118,7 @@ class ResponseReader:
             if self._filled == len(self._body_view):
                 self._phase = _Phase.DONE
         elif self._phase is _Phase.PARSED:
-            self._parse(self._scratch_view[:count])
+            self._parse_body(self._scratch_view[:count])
         elif self._phase is _Phase.HEAD:
             searched = max(0, self._filled - 3)
             self._filled += count
@@ -120,14 +128,14 @@ class ResponseReader:
 
     def end_of_stream(self) -> bool:
         """The connection ended; True where that completes the answer."""
-        if self._phase is _Phase.PARSED and b"transfer-encoding" not in self._headers:
+        if self._phase is _Phase.PARSED and b"transfer-encoding" not in self._head.headers:
             self._finish_parsed()
         return self.done
 
     def response(self) -> Response:
         """The answer, once `done`."""
-        body, self._body, self._body_view = self._body, _NOTHING, self._scratch_view
-        return Response(self._parser.get_status_code(), self._headers, body)
+        body, self._body, self._body_view = self._body, b"", self._scratch_view
+        return Response(self._head.status, self._head.headers, self._head.media_type, body)
 
     def _seek_head(self, searched: int) -> None:
         end = self._scratch.find(b"\r\n\r\n", searched, self._filled) + 4
@@ -135,38 +143,54 @@ class ResponseReader:
             if self._filled == MAX_HEAD:
                 raise ProtocolError(f"the answer's head is longer than {MAX_HEAD} bytes")
             return
-        self._feed(self._scratch_view[:end])
-        rest = self._scratch_view[end : self._filled]
-        if self._parser.get_status_code() < 200:  # an interim answer: the real one follows
-            self._scratch_view[: len(rest)] = bytes(rest)
+        raw, rest = self._scratch[:end], self._scratch_view[end : self._filled]
+        if raw != self._head.raw:
+            self._parse_head(bytes(raw))
+        if self._head.status < 200:  # an interim answer: the real one follows
             self._filled = len(rest)
-            self._new_parser()
+            self._scratch_view[: self._filled] = bytes(rest)
             self._seek_head(0)
-            return
-        self._begin_body(rest)
+        elif self._head.body_bytes is None:
+            self._begin_parsed(rest)
+        else:
+            self._begin_sized(self._head.body_bytes, rest)
 
-    def _begin_body(self, rest: memoryview) -> None:
-        self.keep_alive = self._parser.should_keep_alive()
-        length = self._headers.get(b"content-length")
-        if self._message_complete or length is None or b"transfer-encoding" in self._headers:
-            self._phase, self._filled = _Phase.PARSED, 0
-            if self._message_complete:
-                self._finish_parsed()
-            self._parse(rest)
-            return
-        size = int(length)
+    def _parse_head(self, raw: bytes) -> None:
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
+        self._message_complete = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._feed(raw)
+        headers, status, keep_alive = self._headers, self._parser.get_status_code(), self._parser.should_keep_alive()
+        media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        length = headers.get(b"content-length")
+        size = None if length is None or self._message_complete or b"transfer-encoding" in headers else int(length)
+        self._head = _Head(raw, status, headers, media_type, keep_alive, size)
+
+    def _begin_sized(self, size: int, rest: memoryview) -> None:
         self._check_size(size)
         if len(rest) > size:
             raise ProtocolError(f"{len(rest) - size} bytes follow the answer's body of {size}")
-        self._body = self._buffers.take(size)
-        self._body_view = self._body.data
+        if len(rest) == size:
+            self._body = bytes(rest)
+            self._phase = _Phase.DONE
+            return
+        body = self._buffers.take(size)
+        self._body, self._body_view = body, body.data
         self._body_view[: len(rest)] = rest
         self._filled = len(rest)
-        self._phase = _Phase.DONE if self._filled == size else _Phase.SIZED
+        self._phase = _Phase.SIZED
 
-    def _parse(self, piece: memoryview) -> None:
-        if not piece:
-            return
+    def _begin_parsed(self, rest: memoryview) -> None:
+        self._head.raw = b""  # to be parsed anew: the parser has to see the body behind it
+        self._phase, self._filled = _Phase.PARSED, 0
+        if self._message_complete:
+            self._finish_parsed()
+        if rest:
+            self._parse_body(rest)
+
+    def _parse_body(self, piece: memoryview) -> None:
         if self.done:
             raise ProtocolError(f"{len(piece)} bytes follow the answer")
         self._feed(piece)
@@ -175,12 +199,13 @@ class ResponseReader:
             self._finish_parsed()
 
     def _finish_parsed(self) -> None:
-        self._body = self._buffers.take(self._pieces_bytes)
-        self._body.data[:] = b"".join(self._pieces)
+        body = self._buffers.take(self._pieces_bytes)
+        body.data[:] = b"".join(self._pieces)
+        self._body = body
         self._pieces.clear()
         self._phase = _Phase.DONE
 
-    def _feed(self, piece: memoryview) -> None:
+    def _feed(self, piece: bytes | memoryview) -> None:
         try:
             self._parser.feed_data(piece)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -207,4 +232,4 @@ class ResponseReader:
         self._message_complete = True
 
 
-_NOTHING: Final = np.empty(0, np.uint8)
+_NO_HEAD: Final = _Head(b"", 0, {}, b"", False, None)

@@ -16,6 +16,7 @@ from embcache_client.results import LookupResult
 from embcache_client.wire import Query
 
 POOLINGS: Final = ("sum", "mean")
+_MEDIA_TYPES: Final = tuple(name.encode() for name in wire.MEDIA_TYPES)
 
 
 class Values:
@@ -80,7 +81,7 @@ def _call(
     body = wire.encode_lookup(queries, dtype, min_position=min_position, deadline_ms=deadline_ms, **options)
 
     def read(response: Response) -> LookupResult:
-        if response.media_type not in wire.MEDIA_TYPES:
+        if response.media_type not in _MEDIA_TYPES:
             raise ProtocolError(f"the answer to a lookup is {response.media_type!r}, not {wire.MEDIA_TYPE}")
         result = wire.decode_lookup_reply(response.body)
         _check_answer(queries, dtype, result)

@@ -105,8 +105,19 @@ class RowPage(Rows):
 
     __slots__ = ("ids", "next_id")
 
-    def __init__(self, rows: Rows, ids: NDArray[np.uint64], next_id: int | None) -> None:
-        super().__init__(rows.table, rows.version, rows.dtype, rows.raw, scale=rows.scale, bias=rows.bias)
+    def __init__(
+        self,
+        table: str,
+        version: str,
+        dtype: str,
+        raw: NDArray[np.generic],
+        ids: NDArray[np.uint64],
+        *,
+        next_id: int | None,
+        scale: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(table, version, dtype, raw, scale=scale, bias=bias)
         self.ids = ids
         self.next_id = next_id
 
@@ -126,13 +137,15 @@ class LookupResult(Mapping[str, TableRows]):
         self.results = results
         self.position = position
         self.history = history
-        self._by_table = {rows.table: rows for rows in reversed(results)}
+        self._by_table: dict[str, TableRows] = {}
+        for rows in results:
+            self._by_table.setdefault(rows.table, rows)
 
     def __getitem__(self, table: str) -> TableRows:
         return self._by_table[table]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(rows.table for rows in self.results))
+        return iter(self._by_table)
 
     def __len__(self) -> int:
         return len(self._by_table)

@@ -7,6 +7,7 @@ msgpack, which takes arrays as buffers.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from embcache_client import rowtypes
 from embcache_client.errors import ProtocolError, ServiceError
-from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, Rows, TableRows
+from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, TableRows
 from embcache_client.unpack import unpack
 
 __all__ = [
@@ -42,7 +43,14 @@ MEDIA_TYPES: Final = (MEDIA_TYPE, "application/x-msgpack", "application/vnd.msgp
 
 Body: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.uint8]"
 
+COPIED_BYTES: Final = 32 << 10  # up to here msgpack's own unpacking, which copies, is faster than views
+
 _MAX_ERROR_BYTES: Final = 1 << 20
+_KINDS: Final[dict[type, str]] = {str: "str", int: "int", list: "array"}
+_U8: Final = np.dtype("u1")
+_U64: Final = np.dtype("<u8")
+_F32: Final = np.dtype("<f4")
+_Column: TypeAlias = "NDArray[np.float32] | None"
 _T = TypeVar("_T")
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -120,7 +128,7 @@ def encode_page(ids: NDArray[np.uint64], rows: NDArray[np.float32], dtype: str) 
 
 
 def decode_lookup_reply(body: Body) -> LookupResult:
-    """The body of a 200 from /v1/lookup. Its arrays are views into `body` (copies where `body` leaves them unaligned).
+    """The body of a 200 from /v1/lookup. Arrays of a body above COPIED_BYTES are views into it, where it aligns them.
 
     Raises ProtocolError where the body is not what the protocol says.
     """
@@ -132,61 +140,75 @@ def decode_lookup_reply(body: Body) -> LookupResult:
 def _table_rows(entry: object) -> TableRows:
     if type(entry) is not dict:
         raise ProtocolError(f"a result is {type(entry).__name__}, not a map")
-    rows, status = decode_rows(entry), array(entry, "status", _U8)
-    return TableRows(rows.table, rows.version, rows.dtype, rows.raw, status, scale=rows.scale, bias=rows.bias)
+    table, version, dtype, raw, scale, bias = _row_fields(entry)
+    return TableRows(table, version, dtype, raw, array(entry, "status", _U8), scale=scale, bias=bias)
 
 
 def decode_page(body: Body) -> RowPage:
     """The body of a 200 from GET /v1/tables/{t}/rows; views and errors as in decode_lookup_reply."""
     page = decode_map(body)
-    rows, next_id = decode_rows(page), page.get("next")
+    table, version, dtype, raw, scale, bias = _row_fields(page)
+    next_id = page.get("next")
     if next_id is not None and not (type(next_id) is str and next_id.isascii() and next_id.isdigit()):
         raise ProtocolError(f"key 'next' is {next_id!r}, neither nil nor a decimal id")
-    ids = array(page, "ids", _U64, (len(rows),))
-    return RowPage(rows, ids, None if next_id is None else int(next_id))
+    ids = array(page, "ids", _U64, (len(raw),))
+    return RowPage(
+        table, version, dtype, raw, ids, next_id=None if next_id is None else int(next_id), scale=scale, bias=bias
+    )
 
 
 def decode_map(body: Body) -> dict[str, Any]:
-    """Any msgpack reply: one map, whose bins are memoryviews of `body`."""
-    reply = unpack(body.data if isinstance(body, np.ndarray) else memoryview(body))
+    """Any msgpack reply: one map, whose bins are bytes, or memoryviews of a body above COPIED_BYTES."""
+    if len(body) > COPIED_BYTES:
+        reply = unpack(body.data if isinstance(body, np.ndarray) else memoryview(body))
+    else:
+        try:
+            reply = msgpack.unpackb(body)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"the reply is not msgpack: {error or type(error).__name__}") from None
     if type(reply) is not dict:
         raise ProtocolError(f"the reply is {type(reply).__name__}, not a map")
     return reply
 
 
-def decode_rows(entry: dict[str, Any]) -> Rows:
-    """The keys table, version, dtype, shape, rows (and scale and bias, for q8) of a map."""
+def _row_fields(entry: dict[str, Any]) -> tuple[str, str, str, NDArray[Any], _Column, _Column]:
+    """table, version, dtype, rows as an array of its shape, and for q8 scale and bias."""
     table, version = _get(entry, "table", str), _get(entry, "version", str)
     dtype, shape = _get(entry, "dtype", str), _get(entry, "shape", list)
     code = rowtypes.CODES.get(dtype)
     if code is None:
         raise ProtocolError(f"table {table}: dtype {dtype!r} is none of {', '.join(rowtypes.NAMES)}")
-    if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
+    if [type(size) for size in shape] != [int, int] or min(shape) < 0:
         raise ProtocolError(f"table {table}: shape {shape!r} is not [rows, dim]")
     raw = array(entry, "rows", rowtypes.ELEMENTS[code], tuple(shape))
     if code != rowtypes.Q8:
-        return Rows(table, version, dtype, raw)
-    scale, bias = (array(entry, key, _F32, (shape[0],)) for key in ("scale", "bias"))
-    return Rows(table, version, dtype, raw, scale=scale, bias=bias)
-
-
-_U8: Final = np.dtype("u1")
-_U64: Final = np.dtype("<u8")
-_F32: Final = np.dtype("<f4")
+        return table, version, dtype, raw, None, None
+    column = (shape[0],)
+    return table, version, dtype, raw, array(entry, "scale", _F32, column), array(entry, "bias", _F32, column)
 
 
 def array(entry: dict[str, Any], key: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """The bin at `key` as an array of `dtype`, of `shape` or else as long as it is."""
-    raw = _get(entry, key, memoryview)
+    """The bin at `key` as a writable array of `dtype`, of `shape` or else as long as it is."""
+    raw = entry.get(key)
+    if type(raw) is not bytes and type(raw) is not memoryview:
+        raise _wrong_kind(entry, key, "bin")
     if shape is None:
-        shape = (raw.nbytes // dtype.itemsize,)
-    expected = dtype.itemsize
-    for size in shape:
-        expected *= size
-    if raw.nbytes != expected:
-        raise ProtocolError(f"{key!r} has {raw.nbytes} bytes, not the {expected} of {dtype.name} {list(shape)}")
+        shape = (len(raw) // dtype.itemsize,)
+    if len(raw) != math.prod(shape) * dtype.itemsize:
+        raise ProtocolError(f"{key!r} has {len(raw)} bytes, which is not {dtype.name} {list(shape)}")
     view: NDArray[Any] = np.ndarray(shape, dtype, raw)
-    return view if view.flags.aligned else view.copy()
+    return view if type(raw) is memoryview and view.flags.aligned else view.copy()
+
+
+def _get(entry: dict[str, Any], key: str, kind: type[_T]) -> _T:
+    value = entry.get(key)
+    if type(value) is not kind:
+        raise _wrong_kind(entry, key, _KINDS[kind])
+    return value
+
+
+def _wrong_kind(entry: dict[str, Any], key: str, wanted: str) -> ProtocolError:
+    return ProtocolError(f"key {key!r} " + (f"is no {wanted}: {entry[key]!r:.80}" if key in entry else "is missing"))
 
 
 def decode_error(status: int, body: Body) -> ServiceError:
@@ -202,14 +224,3 @@ def decode_error(status: int, body: Body) -> ServiceError:
         pass
     text = raw[:200].decode("utf-8", "replace").strip()
     return ServiceError.of(status, "unknown", f"HTTP {status}, not from embcache: {text!r}", {})
-
-
-def _get(entry: dict[str, Any], key: str, kind: type[_T]) -> _T:
-    value = entry.get(key)
-    if type(value) is not kind:
-        what = "is missing" if key not in entry else f"is {type(value).__name__}, not {_KINDS[kind]}"
-        raise ProtocolError(f"key {key!r} {what}")
-    return value
-
-
-_KINDS: Final[dict[type, str]] = {str: "str", int: "int", list: "array", memoryview: "bin"}
