@@ -69,6 +69,11 @@ def rate(operation: Callable[[T], object], inputs: Sequence[T], items: int) -> f
     return items * len(inputs) / (time.perf_counter() - began)
 
 
+def rate_side(operation: Callable[[T], object], make_input: Callable[[], T], calls: int, items: int) -> Side:
+    """A side whose slices make `calls` inputs, then measure millions of items a second over one call for each."""
+    return lambda: rate(operation, [make_input() for _ in range(calls)], items) / 1e6
+
+
 def p50_us(operation: Callable[[T], object], inputs: Iterable[T]) -> float:
     """Median time of a call in microseconds, one call for each input."""
     latencies = Latencies()

@@ -68,6 +68,9 @@ def test_query_lookups_have_mlperf_sizes(rng: np.random.Generator) -> None:
     assert sizes[:-2].min() >= 100
     assert sizes[:-2].max() <= 700
     assert sizes.mean() == pytest.approx(270, rel=0.02)
+    assert sizes[:-2].min() < 105
+    assert sizes[:-2].max() > 690
+    assert sizes[: len(sizes) // 2].mean() == pytest.approx(270, rel=0.1)
     np.testing.assert_array_equal(np.concatenate([ids for ids, _ in lookups]), trace)
 
 

@@ -1,0 +1,28 @@
+"""Runs pairs one after the other and gathers their records."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from loadtest import facts
+from loadtest.pairs.base import Pair
+from loadtest.records import Report
+
+
+def compare(pairs: Sequence[Pair], rounds: int, console: Console, arguments: Sequence[str] = ()) -> Report:
+    """Measure each pair and say on the console which one is under way.
+
+    arguments: those of the command line, for the report's readers to run it again.
+    """
+    report = Report(
+        command=shlex.join(["python", "-m", "loadtest", *arguments]),
+        machine=facts.machine(),
+        versions=facts.versions(),
+    )
+    for pair in pairs:
+        with console.status(f"{pair.name}: {pair.what}"):
+            report.records.append(pair.record(rounds))
+    return report

@@ -1,0 +1,49 @@
+"""http-lookup: our client and service over TCP loopback against redis-py and a Redis with the same rows."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from loadtest.pairs.base import Outcome, Pair, enter_peer
+from loadtest.pairs.warm_service import TABLE, warm_service
+from loadtest.peers.redis_server import keys_of, redis_with_rows
+from loadtest.records import Goal
+from loadtest.slices import alternate, rate_side
+from loadtest.workloads import U64s, random_ids, rows_from_ids
+
+ROWS, DIM, LOOKUP_IDS = 131_072, 64, 4096
+OUR_CALLS, THEIR_CALLS = 20, 4
+
+
+def measure(rounds: int) -> Outcome:
+    """4,096 random ids a lookup, repeats allowed; one connection, one at a time. Redis gets its keys ready made."""
+    rng = np.random.default_rng(2)
+    ids = random_ids(ROWS, rng)
+    rows = rows_from_ids(ids, DIM)
+    with ExitStack() as stack:
+        client = stack.enter_context(warm_service(ids, rows)).client
+        redis, absent = enter_peer(stack, redis_with_rows(ids, rows))
+
+        def query() -> U64s:
+            return rng.choice(ids, LOOKUP_IDS)
+
+        ours = rate_side(lambda asked: client.lookup({TABLE: asked}), query, OUR_CALLS, LOOKUP_IDS)
+        theirs = None
+        if redis is not None:
+            theirs = rate_side(redis.mget, lambda: keys_of(query()), THEIR_CALLS, LOOKUP_IDS)
+        figures = alternate(ours, theirs, rounds)
+    return Outcome(*figures, absent=absent)
+
+
+PAIR = Pair(
+    name="http-lookup",
+    what="Our client over TCP loopback against a served instance, 4,096 random ids x 64 f32, all warm, against "
+    "redis-py with hiredis: MGET of the same rows over TCP loopback from a redis-server without persistence, its keys "
+    "ready made.",
+    unit="M ids/s",
+    peer="Redis MGET",
+    goal=Goal(">=", 10),
+    measure=measure,
+)
