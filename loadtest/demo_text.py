@@ -1,0 +1,52 @@
+"""What the demo prints: the table of results, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import dedent
+
+from rich.table import Table
+
+from loadtest.datasets import Dataset
+from loadtest.replay import Replayed
+from loadtest.served import Served
+
+TIERS = ("hot", "warm", "cold", "missing")
+
+
+def results_table(replayed: Sequence[Replayed]) -> Table:
+    """One line a table: lookups, ids/s, latencies, and the share of ids that each tier answered."""
+    table = Table(title="Lookups over HTTP, one client, one at a time")
+    table.add_column("table")
+    for column in ("lookups", "ids", "ids/s", "p50 ms", "p99 ms", *TIERS):
+        table.add_column(column, justify="right")
+    for seen in replayed:
+        table.add_row(
+            seen.table,
+            f"{seen.lookups:,}",
+            f"{seen.ids:,}",
+            f"{seen.ids_per_s:,.0f}",
+            f"{seen.latencies.percentile_ms(50):.3f}",
+            f"{seen.latencies.percentile_ms(99):.3f}",
+            *(f"{seen.share(tier):.1%}" for tier in TIERS),
+        )
+    return table
+
+
+def next_things(service: Served, dataset: Dataset) -> str:
+    """Commands that work against this service, as they stand."""
+    url, table, first = service.url, dataset.table, int(dataset.ids[len(dataset.ids) // 2])
+    return dedent(
+        f"""
+        Serving on at {url} until Ctrl-C. Next, in another terminal:
+
+          curl {url}/v1/tables
+          curl {url}/v1/tables/{table}/rows/{first}
+          curl -s {url}/metrics | grep embcache
+          embcache lookup {table} {first} --url {url}
+          python -c "from embcache_client import Client; r = Client('{url}').lookup({{'{table}': [{first}]}}); \\
+            print(r['{table}'].rows, r['{table}'].status)"
+
+        API reference: {url}/docs    Configuration: {service.config}
+        """
+    )

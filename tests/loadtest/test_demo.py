@@ -1,0 +1,91 @@
+"""The demo as a process: it prints its table, checks rows, serves on, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A table of 500 rows with sequences, and a trace."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    np.save(folder / "shop_items.npy", rng.standard_normal((500, 8)).astype(np.float32))
+    np.savez(folder / "shop_sequences.npz", ids=rng.integers(0, 500, 600, np.uint64), lengths=np.full(100, 6))
+    np.savez(folder / "clicks_trace.npz", ids=rng.integers(0, 300, 2_000, np.uint64))
+    return folder
+
+
+@contextmanager
+def demo(tmp_path: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch), "COLUMNS": "160", **variables}
+    command = [sys.executable, "-m", "loadtest", "demo", "--seconds", "3"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def leftovers(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "scratch").iterdir())
+
+
+def test_once_prints_the_table_and_ends(tmp_path: Path, data: Path) -> None:
+    with demo(tmp_path, DATA=str(data), DEMO_ONCE="1") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert re.search(r"shop_items +│ +100 │ +600 │", said), said
+    assert re.search(r"clicks_trace +│ +8 │ +2,000 │", said), said
+    assert "MADE UP from the key" in said
+    assert "All 2,600 rows were compared with their source bit for bit: no difference." in said
+    assert leftovers(tmp_path) == []
+
+
+def test_serves_on_until_interrupted(tmp_path: Path, data: Path) -> None:
+    with demo(tmp_path, DATA=str(data), DEMO_ONCE="") as process:
+        assert process.stdout is not None
+        said = ""
+        while "API reference" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        commands = re.findall(r"^  curl (http://\S+)$", said, re.MULTILINE)
+        tables, row = (json.load(urllib.request.urlopen(url)) for url in commands)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert {"clicks_trace", "shop_items"} <= set(re.findall(r"\w+", json.dumps(tables)))
+    assert row
+    assert process.returncode == 0, said
+    assert "Stopping." in said
+    assert leftovers(tmp_path) == []
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(commands[0])
+
+
+def test_bad_data_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "broken.npy").write_bytes(b"no table")
+    with demo(tmp_path, DATA=str(tmp_path), DEMO_ONCE="1") as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "broken.npy: not a NumPy file that can be read" in said
+    assert leftovers(tmp_path) == []
