@@ -46,7 +46,7 @@ def lookup_call(
     version: Versions,
 ) -> Call[LookupResult]:
     """Raises ValueError or TypeError for arguments that can never be right."""
-    queries = [_query(table, ids, version) for table, ids in tables.items()]
+    queries = [query_of(table, ids, version) for table, ids in tables.items()]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
@@ -64,7 +64,7 @@ def lookup_bags_call(
     """Raises ValueError or TypeError for arguments that can never be right."""
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
-    queries = [_bag_query(table, bags, pooling, version) for table, bags in tables.items()]
+    queries = [bag_query_of(table, bags, pooling, version) for table, bags in tables.items()]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
@@ -100,7 +100,8 @@ def _check_answer(queries: list[Query], dtype: str, result: LookupResult) -> Non
             raise ProtocolError(f"asked for (table, dtype, rows, ids) {asked}, answered with {answered}")
 
 
-def _query(table: str, ids: Ids, version: Versions) -> Query:
+def query_of(table: str, ids: Ids, version: Versions) -> Query:
+    """The query that a caller's ids (or raw values) mean; TypeError or ValueError where they mean none."""
     if not isinstance(table, str):
         raise TypeError(f"a table's name is {type(table).__name__}, not str")
     chosen = version if version is None or isinstance(version, str) else version.get(table)
@@ -112,10 +113,11 @@ def _query(table: str, ids: Ids, version: Versions) -> Query:
     return Query(table, feature_ids(table, array, ids), version=chosen)
 
 
-def _bag_query(table: str, bags: tuple[Any, ...], pooling: str, version: Versions) -> Query:
+def bag_query_of(table: str, bags: tuple[Any, ...], pooling: str, version: Versions) -> Query:
+    """The same for bags: (ids, lengths) or (ids, lengths, weights)."""
     if not isinstance(bags, tuple) or len(bags) not in (2, 3):
         raise TypeError(f"table {table}: bags are a tuple (ids, lengths) or (ids, lengths, weights)")
-    query = _query(table, bags[0], version)
+    query = query_of(table, bags[0], version)
     query.pooling = pooling
     query.lengths = _lengths(table, bags[1], query.id_count)
     if len(bags) == 3 and bags[2] is not None:
