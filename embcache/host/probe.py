@@ -232,7 +232,7 @@ def _ask_ahead(segment, begin, size, place, work):
 
 @kernel
 def _take_plain(segment, begin, size, place, work, again):
-    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids to look for again.
+    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids are not settled.
 
     This loop is the warm lookup: it calls nothing and touches no array but by address.
     """

@@ -57,7 +57,7 @@ class Region:
 
 @dataclass(frozen=True)
 class TableStats:
-    """Counts of a HostTable since it was made; `bytes` include its stamps, ids and absent marks, and the owner's own."""
+    """Counts of a HostTable since it was made; `bytes` has its stamps, ids and absent marks in it, and the owner's own."""
 
     rows: int
     slots: int

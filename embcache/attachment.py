@@ -1,0 +1,96 @@
+"""A reader's hold on one owner: the link, the arena mapped read-only, the use ring, the catalogue as it was last seen.
+
+Invariant: no arena outlives its owner for a reader. Every lookup begins with `check`: a dead arena or a lost link
+answers nothing, and a catalogue older than the arena's generation is fetched anew before anything is resolved by it.
+An attachment that is lost stays lost; the cache makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.errors import NotReady
+from embcache.host import probe
+from embcache.host.arena import Arena
+from embcache.host.ring import MASK, UseRing
+from embcache.local.link import Link, Reply
+from embcache.views import Views, parse_catalogue
+
+CATALOGUE_TIMEOUT_S = 10.0
+
+
+class Attachment:
+    """Made by `connect`. Safe for many threads."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.arena = Arena.adopt(link.arena_fd, writable=False)
+        self._ring = UseRing(link.ring_fd)
+        self._ticks = itertools.count()  # a C function: one step, whatever the threads do
+        self.views = Views(-1, "", {}, {})
+
+    @classmethod
+    def connect(cls, folder: str | Path, timeout: float) -> Attachment:
+        """Join the owner of a data folder within `timeout` seconds; NotReady says why it cannot be."""
+        link = Link.connect(folder, timeout)
+        try:
+            attachment = cls(link)
+            attachment.refresh()
+        except BaseException:
+            link.close()
+            raise
+        return attachment
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner is there to be asked, as far as is known."""
+        return not self.link.closed and self.arena.alive
+
+    @property
+    def stale(self) -> bool:
+        """Whether the catalogue has changed since it was fetched."""
+        return self.arena.generation != self.views.generation
+
+    def check(self) -> None:
+        """Raise NotReady when nothing may be answered from this arena any more."""
+        if not self.alive:
+            raise NotReady("the owner of the rows is being started again", {"retry_after_ms": 200})
+
+    def refresh(self) -> None:
+        """Fetch the catalogue."""
+        try:
+            self._take_catalogue(self._ask_catalogue().result(CATALOGUE_TIMEOUT_S))
+        except TimeoutError:
+            raise NotReady("the owner did not send its catalogue in time", {"retry_after_ms": 200}) from None
+
+    async def refresh_async(self) -> None:
+        """`refresh` for an event loop."""
+        try:
+            async with asyncio.timeout(CATALOGUE_TIMEOUT_S):
+                self._take_catalogue(await asyncio.wrap_future(self._ask_catalogue()))
+        except TimeoutError:
+            raise NotReady("the owner did not send its catalogue in time", {"retry_after_ms": 200}) from None
+
+    def probe(self, segments: NDArray[np.int64]) -> int:
+        """Look up a lookup's segments in the arena; -> how many ids are left."""
+        tick = np.uint64(next(self._ticks))
+        return int(probe.probe(self.arena.address, segments, self._ring.address, MASK, tick))
+
+    def close(self) -> None:
+        """Leave the owner. Lookups under way fail; the mapping goes with its last user."""
+        self.link.close()
+
+    def _ask_catalogue(self) -> Future[Reply]:
+        self.check()
+        return self.link.call("catalogue")
+
+    def _take_catalogue(self, reply: Reply) -> None:
+        views = parse_catalogue(reply.meta)
+        if views.generation > self.views.generation:  # replies to several threads may come in any order
+            self.views = views

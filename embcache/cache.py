@@ -1,0 +1,278 @@
+"""EmbeddingCache: the whole hierarchy in the caller's process. The service's front is a thin layer on this class.
+
+Knows neither HTTP nor RocksDB: warm rows are found in the owner's arena, the rest is asked of the owner.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache import tablecalls
+from embcache.attachment import Attachment
+from embcache.config import Settings
+from embcache.errors import NotReady, UnsupportedDtype
+from embcache.features import hash_values
+from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
+from embcache.owner.process import OwnerProcess
+from embcache.spec import DTYPES, TableSpec
+from embcache.tablecalls import Import, ScanPage
+from embcache_client.buffers import BufferPool
+from embcache_client.lookup import Ids, Versions, bag_query_of, query_of
+from embcache_client.results import LookupResult, TableRows
+from embcache_client.wire import Query as ClientQuery
+
+ATTACH_TIMEOUT_S = 5.0
+_STOP_GRACE_S = 10.0
+_LINE = 64
+_RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
+_VERSION_TRIES = 8  # how many commits may overtake one lookup
+
+
+class EmbeddingCache:
+    """Lookups in this process. `open` one with an owner of its own, or `attach` to a running one. Safe for threads.
+
+    with EmbeddingCache.open("config.toml") as cache:
+        rows = cache.lookup({"item": ids})["item"].rows      # float32 [n, dim]
+    """
+
+    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+        """Use `open` or `attach`."""
+        self._folder = folder
+        self._settings = settings
+        self._owner: OwnerProcess | None = None
+        self._lock = threading.Lock()  # over who (re)connects
+        self._closed = False
+        self._buffers = BufferPool()
+        self._attachment = self._connect()
+
+    @classmethod
+    def open(cls, config: str | os.PathLike[str] | Settings) -> Self:
+        """Start an owner of the configured data folder as a child process, which ends with this one.
+
+        Raises ConfigError, StorageCorrupt or NotReady with what the owner says is wrong.
+        """
+        settings = config if isinstance(config, Settings) else Settings.load(config)
+        return cls(Path(settings.cold.path), settings)
+
+    @classmethod
+    def attach(cls, folder: str | os.PathLike[str]) -> Self:
+        """Join the running owner of a data folder on this host; NotReady where none answers."""
+        return cls(Path(folder))
+
+    def close(self) -> None:
+        """Leave; an owner of our own is stopped, and its store closed cleanly. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._attachment.close()
+            if self._owner is not None:
+                self._owner.stop(_STOP_GRACE_S)
+                self._owner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- lookups -------------------------------------------------------------------------------------------------
+
+    def lookup(
+        self,
+        tables: Mapping[str, Ids],
+        *,
+        dtype: str = "f32",
+        strict: bool = False,
+        deadline_ms: float | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """Rows of feature IDs: a mapping from table to its rows, with a status for each id.
+
+        tables: for each table u64 ids, ints, or raw values (str, bytes, or `Values` of ints). Unknown ids get the
+        table's default row and status 0; with `strict` they are an error (MissingRows). What the deadline (from now)
+        overtakes has status 4. `version`: other versions than the live ones, one label for all or by table.
+        """
+        queries = [query_of(table, ids, version) for table, ids in tables.items()]
+        return self._answer(queries, dtype, strict, deadline_ms)
+
+    def lookup_bags(
+        self,
+        tables: Mapping[str, tuple[Any, ...]],
+        *,
+        pooling: str = "sum",
+        dtype: str = "f32",
+        strict: bool = False,
+        deadline_ms: float | None = None,
+        version: Versions = None,
+    ) -> LookupResult:
+        """One pooled row for each bag: for each table (ids, lengths) or, for sums, (ids, lengths, weights f32)."""
+        queries = [bag_query_of(table, bags, pooling, version) for table, bags in tables.items()]
+        return self._answer(queries, dtype, strict, deadline_ms)
+
+    # --- tables --------------------------------------------------------------------------------------------------
+
+    def tables(self) -> dict[str, TableSpec]:
+        """The tables there are now, by name."""
+        return {name: view.spec for name, view in self.attached().views.live.items()}
+
+    def create_table(self, spec: TableSpec | Mapping[str, Any]) -> bool:
+        """Create a table -> whether it is new. The same spec again is fine, another one a Conflict."""
+        return tablecalls.create(self.attached(), _spec(spec)).result()
+
+    async def create_table_async(self, spec: TableSpec | Mapping[str, Any]) -> bool:
+        return await tablecalls.create(self._ready_attachment(), _spec(spec))
+
+    def drop_table(self, table: str) -> None:
+        """Drop a table and its rows; UnknownTable where there is none."""
+        tablecalls.drop(self.attached(), table).result()
+
+    async def drop_table_async(self, table: str) -> None:
+        await tablecalls.drop(self._ready_attachment(), table)
+
+    def importing(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
+        """Begin to fill a new version of a table, ids ascending; it goes live as a whole, when the `with` body ends."""
+        return tablecalls.begin_import(self.attached(), table, None if spec is None else _spec(spec)).result()
+
+    async def importing_async(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
+        return await tablecalls.begin_import(self._ready_attachment(), table, None if spec is None else _spec(spec))
+
+    def scan_rows(self, table: str, start: int = 0, limit: int = 1 << 16, version: str | None = None) -> ScanPage:
+        """Rows in the order of their ids from `start` on; go on from the page's `next`, naming its version."""
+        attachment = self.attached()
+        return tablecalls.scan(attachment, attachment.views.find(table, version), start, limit).result()
+
+    async def scan_rows_async(self, table: str, start: int, limit: int, version: str | None = None) -> ScanPage:
+        attachment = self._ready_attachment()
+        return await tablecalls.scan(attachment, attachment.views.find(table, version), start, limit)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of tables, memory and reads, from the owner."""
+        return tablecalls.stats(self.attached()).result()
+
+    async def stats_async(self) -> dict[str, Any]:
+        return await tablecalls.stats(self._ready_attachment())
+
+    def feature_of(self, table: str) -> str:
+        """The feature as which raw values of a table are hashed; UnknownTable where there is none."""
+        return self._attachment.views.find(table, None).spec.feature_name
+
+    # --- for the service -----------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether lookups would be answered now."""
+        return not self._closed and self._attachment.alive
+
+    @property
+    def stale(self) -> bool:
+        """Whether the catalogue must be fetched anew before a lookup is prepared."""
+        return self._attachment.stale
+
+    @property
+    def position(self) -> int:
+        """The applied position."""
+        return self._attachment.arena.position
+
+    @property
+    def history(self) -> str:
+        """The history in which positions count."""
+        return self._attachment.views.history
+
+    def refresh(self) -> None:
+        self._attachment.refresh()
+
+    async def refresh_async(self) -> None:
+        await self._attachment.refresh_async()
+
+    def prepare(self, queries: Sequence[Query], dtype: str) -> Lookup:
+        """A lookup of the versions that are live now; NotReady, UnknownTable and UnsupportedDtype before any work."""
+        attachment = self._ready_attachment()
+        views = [attachment.views.find(query.table, query.version) for query in queries]
+        return Lookup(attachment, queries, views, dtype)
+
+    def attached(self) -> Attachment:
+        """A live attachment with the current catalogue, made anew if the owner was lost. Blocks; NotReady if none is."""
+        attachment = self._attachment
+        if not attachment.alive:
+            with self._lock:
+                if not self._attachment.alive and not self._closed:
+                    self._attachment.close()
+                    self._attachment = self._connect()
+                attachment = self._attachment
+        attachment.check()
+        if attachment.stale:
+            attachment.refresh()
+        return attachment
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Attachment:
+        """Attach to the owner; where it is our own and dead, start another first."""
+        if self._settings is not None and (self._owner is None or self._owner.wait(ATTACH_TIMEOUT_S) is not None):
+            self._owner = OwnerProcess.start(self._settings)
+        return Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
+
+    def _ready_attachment(self) -> Attachment:
+        if self._closed:
+            raise NotReady("the cache is closed")
+        self._attachment.check()
+        return self._attachment
+
+    def _answer(self, asked: list[ClientQuery], dtype: str, strict: bool, deadline_ms: float | None) -> LookupResult:
+        if dtype not in DTYPES:
+            raise UnsupportedDtype(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        for _ in range(_VERSION_TRIES):
+            self.attached()
+            lookup = self.prepare([self._query(query) for query in asked], dtype)
+            buffer, places = self._room(lookup.parts)
+            try:
+                if lookup.run(buffer, places):
+                    lookup.finish(deadline)
+            except VersionGoneError:
+                continue
+            if strict:
+                lookup.check_strict()
+            return _result(lookup, buffer, places, dtype)
+        raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
+
+    def _query(self, query: ClientQuery) -> Query:
+        ids = query.ids
+        if ids is None:
+            ids = hash_values(self.feature_of(query.table), query.values or ())
+        return Query(query.table, ids, query.version, query.lengths, query.pooling, query.weights)
+
+    def _room(self, parts: Sequence[Part]) -> tuple[NDArray[np.uint8], list[Place]]:
+        """Memory for all results, each array on a cache line of its own; it is used again when no array is left."""
+        places, size = [], 0
+        for part in parts:
+            begins = []
+            for nbytes in (part.rows_bytes, part.scale_bytes, part.scale_bytes, part.status_bytes):
+                begins.append(size)
+                size += -(-nbytes // _LINE) * _LINE
+            places.append(Place(*begins))
+        return self._buffers.take(size), places
+
+
+def _spec(spec: TableSpec | Mapping[str, Any]) -> TableSpec:
+    return spec if isinstance(spec, TableSpec) else TableSpec.parse(dict(spec))
+
+
+def _result(lookup: Lookup, buffer: NDArray[np.uint8], places: Sequence[Place], dtype: str) -> LookupResult:
+    results = []
+    for part, place in zip(lookup.parts, places, strict=True):
+        raw = buffer[place.rows : place.rows + part.rows_bytes].view(_RAW[dtype]).reshape(part.shape)
+        status = buffer[place.status : place.status + part.status_bytes]
+        scale = bias = None
+        if dtype == "q8":
+            scale = buffer[place.scale : place.scale + part.scale_bytes].view(np.float32)
+            bias = buffer[place.bias : place.bias + part.scale_bytes].view(np.float32)
+        results.append(TableRows(part.table, part.version, dtype, raw, status, scale=scale, bias=bias))
+    return LookupResult(results, lookup.position, lookup.history)

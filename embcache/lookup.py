@@ -1,0 +1,229 @@
+"""A lookup from resolved queries to rows in a buffer: probe the arena, ask the owner for the rest, pool bags.
+
+Knows the arena's kernels and the link; nothing of HTTP, msgpack or RocksDB. The caller owns the buffer and says where
+in it each result goes. The position is read before the first probe: rows may be newer than it, never older.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.errors import DeadlineExceeded, MissingRows, StorageCorrupt
+from embcache.host import probe
+from embcache.host.memory import address_of
+from embcache.host.pool import MEAN, SUM, pool_bags
+from embcache.host.rows import F32, Q8
+from embcache.local.link import Reply
+from embcache.spec import DTYPES, row_bytes
+from embcache.views import TableView
+
+if TYPE_CHECKING:
+    from embcache.attachment import Attachment
+
+_GONE = 3  # the owner's word for ids of a version that was dropped
+_LATE = 4
+_NAMED_IDS = 10  # how many ids an error names
+
+
+class VersionGoneError(Exception):
+    """A version was dropped while the lookup was under way: prepare it anew, by the catalogue as it is now."""
+
+
+@dataclass(slots=True)
+class Query:
+    """What to fetch from one table. ids u64 [n], C-contiguous; lengths u32 [b] summing to n, weights f32 [n]."""
+
+    table: str
+    ids: NDArray[np.uint64]
+    version: str | None = None
+    lengths: NDArray[np.uint32] | None = None
+    pooling: str | None = None
+    weights: NDArray[np.float32] | None = None
+
+
+class Part(NamedTuple):
+    """One result of a lookup before its rows: which version answers, and how many bytes its arrays take."""
+
+    table: str
+    version: str
+    shape: tuple[int, int]
+    rows_bytes: int
+    scale_bytes: int
+    status_bytes: int
+
+
+class Place(NamedTuple):
+    """Where a result's arrays go: byte offsets in the buffer. scale and bias matter for q8 alone."""
+
+    rows: int
+    scale: int
+    bias: int
+    status: int
+
+
+def _part(query: Query, view: TableView, dtype: str) -> Part:
+    count = query.ids.size if query.lengths is None else query.lengths.size
+    dim = view.spec.dim
+    if dtype == "q8":
+        return Part(view.spec.name, view.label, (count, dim), count * dim, 4 * count, query.ids.size)
+    width = row_bytes(dim, dtype)  # type: ignore[arg-type]
+    return Part(view.spec.name, view.label, (count, dim), count * width, 0, query.ids.size)
+
+
+class Lookup:
+    """One lookup under way. `run` once, then `finish` if that left ids; then the buffer holds every row and status."""
+
+    def __init__(
+        self, attachment: Attachment, queries: Sequence[Query], views: Sequence[TableView], dtype: str
+    ) -> None:
+        self.position = attachment.arena.position
+        self.history = attachment.views.history
+        self.parts = [_part(query, view, dtype) for query, view in zip(queries, views, strict=True)]
+        self._attachment = attachment
+        self._queries = queries
+        self._views = views
+        self._wire = DTYPES.index(dtype)
+        self._segments = np.empty((len(queries), probe.SEGMENT_COLUMNS), np.int64)
+        self._bags: list[tuple[int, NDArray[np.float32]]] = []
+        self._statuses: list[NDArray[np.uint8]] = []
+        self._places: Sequence[Place] = ()
+        self._address = 0
+        self._misses = np.empty(0, np.int32)
+
+    def run(self, buffer: NDArray[np.uint8], places: Sequence[Place]) -> int:
+        """Probe the arena, writing rows and statuses into `buffer`; -> how many ids are left for the owner."""
+        self._places = places
+        self._address = address_of(buffer)
+        self._misses = np.empty(sum(query.ids.size for query in self._queries), np.int32)
+        misses = address_of(self._misses)
+        for index, (query, view, place) in enumerate(zip(self._queries, self._views, places, strict=True)):
+            self._segments[index, : probe.COUNT] = view.columns
+            self._segments[index, probe.COUNT : probe.LEFT] = self._columns(index, query, view, place, misses)
+            self._statuses.append(buffer[place.status : place.status + query.ids.size])
+            misses += 4 * query.ids.size
+        left = self._attachment.probe(self._segments)
+        if not left:
+            self._pool()
+        return left
+
+    def finish(self, deadline: float | None) -> None:
+        """Ask the owner for what is left and wait, until time.monotonic() is `deadline`; what is late then is so."""
+        future = self._ask()
+        try:
+            reply = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            future.cancel()
+            self._settle(None)
+        else:
+            self._settle(reply)
+
+    async def finish_async(self, deadline: float | None) -> None:
+        """`finish` for an event loop: other tasks run while the owner reads."""
+        waiting = asyncio.wrap_future(self._ask())
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                reply = await waiting
+        except TimeoutError:
+            self._settle(None)
+        else:
+            self._settle(reply)
+
+    def check_strict(self) -> None:
+        """Raise for the first id without its row: StorageCorrupt, DeadlineExceeded or MissingRows, naming ids."""
+        for code, error, words in (
+            (probe.FAILED, StorageCorrupt, "whose stored row is damaged"),
+            (probe.LATE, DeadlineExceeded, "whose row was not found within the deadline"),
+            (probe.MISSING, MissingRows, "without a row"),
+        ):
+            for query, status in zip(self._queries, self._statuses, strict=True):
+                ids = query.ids[status == code]
+                if ids.size:
+                    first = [str(identifier) for identifier in ids[:_NAMED_IDS].tolist()]
+                    detail = {"table": query.table, "ids": first, "count": int(ids.size)}
+                    raise error(f"table {query.table!r}: {ids.size} ids {words}, the first is {first[0]}", detail)
+
+    def tier_counts(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """(table, how many ids have each status: int64 [7]) of each query."""
+        return [
+            (query.table, np.bincount(status, minlength=probe.NEAR + 1))
+            for query, status in zip(self._queries, self._statuses, strict=True)
+        ]
+
+    def _columns(self, index: int, query: Query, view: TableView, place: Place, misses: int) -> tuple[int, ...]:
+        """The columns of a segment that the query gives. Bags gather f32 rows into memory of their own first."""
+        ids, status = address_of(query.ids), self._address + place.status
+        if query.lengths is not None:
+            gathered = np.empty((query.ids.size, view.spec.dim), np.float32)
+            self._bags.append((index, gathered))
+            return (query.ids.size, ids, F32, address_of(gathered), 4 * view.spec.dim, 0, 0, status, misses)
+        width = view.spec.dim if self._wire == Q8 else row_bytes(view.spec.dim, DTYPES[self._wire])  # type: ignore[arg-type]
+        rows = self._address + place.rows
+        scale, bias = self._address + place.scale, self._address + place.bias
+        return (query.ids.size, ids, self._wire, rows, width, scale, bias, status, misses)
+
+    def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
+        """(index, ids that are left) of every query that has some."""
+        left, begin = [], 0
+        for index, query in enumerate(self._queries):
+            count = int(self._segments[index, probe.LEFT])
+            if count:
+                left.append((index, query.ids[self._misses[begin : begin + count]]))
+            begin += query.ids.size
+        return left
+
+    def _ask(self) -> Future[Reply]:
+        left = self._left_ids()
+        parts = [[self._views[index].number, ids.size, self._views[index].spec.row_bytes] for index, ids in left]
+        return self._attachment.link.call("read", {"parts": parts}, [ids for _, ids in left])
+
+    def _settle(self, reply: Reply | None) -> None:
+        """Write the rows and statuses of the ids that were left; None: the owner's answer was not there in time."""
+        payload = None if reply is None else np.frombuffer(reply.payload, np.uint8)
+        begin = 0
+        widest = max(view.spec.dim for view in self._views)
+        scratch, encoded = np.empty(widest, np.float32), np.empty(4 * widest + 8, np.uint8)
+        for index, view in enumerate(self._views):
+            segment = self._segments[index]
+            count = int(segment[probe.LEFT])
+            if not count:
+                continue
+            if payload is None:
+                states, rows_at = np.full(count, _LATE, np.uint8), 0
+            else:
+                states = payload[begin : begin + count]
+                if (states == _GONE).any():
+                    raise VersionGoneError(view.spec.name)
+                rows_at = begin + _padded(count)
+                begin = rows_at + _padded(count * view.spec.row_bytes)
+                rows_at += address_of(payload)
+            probe.settle_misses(segment, rows_at, states, scratch, address_of(encoded))
+        self._pool()
+
+    def _pool(self) -> None:
+        for index, gathered in self._bags:
+            query, place, part = self._queries[index], self._places[index], self.parts[index]
+            bags = max(part.shape[0], 1)
+            pool_bags(
+                gathered,
+                self._address + place.status,
+                query.lengths,
+                0 if query.weights is None else address_of(query.weights),
+                MEAN if query.pooling == "mean" else SUM,
+                self._wire,
+                self._address + place.rows,
+                part.rows_bytes // bags,
+                self._address + place.scale,
+                self._address + place.bias,
+            )
+
+
+def _padded(size: int) -> int:
+    return -(-size // 8) * 8

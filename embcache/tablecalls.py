@@ -1,0 +1,124 @@
+"""What is asked of the owner about tables: create, drop, import, scan, statistics. Each call returns a Pending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embcache.attachment import Attachment
+from embcache.errors import DimensionMismatch, InvalidRows
+from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
+from embcache.local.link import Reply
+from embcache.pending import Pending
+from embcache.spec import TableSpec
+from embcache.views import TableView
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPage:
+    """Rows of a table version in the order of their ids: ids u64 [n], rows f32 [n, dim]; next None at the end."""
+
+    table: str
+    version: str
+    dtype: str
+    ids: NDArray[np.uint64]
+    rows: NDArray[np.float32]
+    next: int | None
+
+
+class Import:
+    """A table version being filled, which nobody sees before `commit`.
+
+    Use as a context manager it commits at the end of the body, and aborts if the body raises. Ids must ascend over all
+    writes. `saturated` counts values that were beyond the table's dtype and became its largest.
+    """
+
+    def __init__(self, attachment: Attachment, begun: Mapping[str, Any]) -> None:
+        self.id: str = begun["import"]
+        self.version: str = begun["version"]
+        self.spec = TableSpec.parse(begun["spec"])
+        self.rows = 0
+        self.saturated = 0
+        self._attachment = attachment
+        self._ended = False
+
+    def send(self, ids: ArrayLike, rows: ArrayLike) -> Pending[int]:
+        """Add rows f32 [n, dim] of ids u64 [n]; -> rows so far. DimensionMismatch and InvalidRows say what is wrong."""
+        id_array = np.ascontiguousarray(ids, np.uint64)
+        row_array = np.ascontiguousarray(rows, np.float32)
+        if row_array.shape != (id_array.size, self.spec.dim):
+            wanted = (id_array.size, self.spec.dim)
+            raise DimensionMismatch(f"rows have shape {row_array.shape}, table {self.spec.name!r} wants {wanted}")
+        bad = first_nonfinite(row_array)
+        if bad >= 0:
+            raise InvalidRows(f"the row of id {id_array[bad]} holds NaN or infinity", {"ids": [str(id_array[bad])]})
+        encoded, saturated = encode_rows(row_array, self.spec.dtype_code)
+        self.saturated += saturated
+        meta = {"import": self.id, "n": int(id_array.size)}
+        return Pending(self._attachment.link.call("import_rows", meta, [id_array, encoded]), self._note)
+
+    def write(self, ids: ArrayLike, rows: ArrayLike) -> int:
+        """`send`, and wait until the rows are taken."""
+        return self.send(ids, rows).result()
+
+    def commit(self) -> Pending[dict[str, Any]]:
+        """Make the version live, in place of the one before; -> {"table", "version", "rows"}."""
+        self._ended = True
+        return Pending(self._attachment.link.call("import_commit", {"import": self.id}), lambda reply: reply.meta)
+
+    def abort(self) -> Pending[None]:
+        """Give up: nothing of it remains."""
+        self._ended = True
+        return Pending(self._attachment.link.call("import_abort", {"import": self.id}), lambda reply: None)
+
+    def __enter__(self) -> Import:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._ended:
+            if kind is None:
+                self.commit().result()
+            else:
+                self.abort().result()
+
+    def _note(self, reply: Reply) -> int:
+        self.rows = int(reply.meta["rows"])
+        return self.rows
+
+
+def create(attachment: Attachment, spec: TableSpec) -> Pending[bool]:
+    """Whether the table is new. The same spec again changes nothing, another one is a Conflict."""
+    call = attachment.link.call("create", {"spec": spec.to_json()})
+    return Pending(call, lambda reply: bool(reply.meta["created"]))
+
+
+def drop(attachment: Attachment, table: str) -> Pending[None]:
+    return Pending(attachment.link.call("drop", {"table": table}), lambda reply: None)
+
+
+def begin_import(attachment: Attachment, table: str, spec: TableSpec | None) -> Pending[Import]:
+    """A new version of a table; with a spec, the table is created by the commit if it is not there."""
+    meta = {"table": table, "spec": None if spec is None else spec.to_json()}
+    return Pending(attachment.link.call("import_begin", meta), lambda reply: Import(attachment, reply.meta))
+
+
+def scan(attachment: Attachment, view: TableView, start: int, limit: int) -> Pending[ScanPage]:
+    """Rows with ids from `start` on, at most `limit` and maybe fewer; go on from the page's `next`."""
+
+    def read(reply: Reply) -> ScanPage:
+        count, row_bytes = int(reply.meta["n"]), int(reply.meta["row_bytes"])
+        ids = np.frombuffer(reply.payload, np.uint64, count)
+        encoded = np.frombuffer(reply.payload, np.uint8, count * row_bytes, 8 * count).reshape(count, row_bytes)
+        rows = decode_rows(encoded, view.spec.dtype_code, view.spec.dim)
+        return ScanPage(view.spec.name, view.label, view.spec.dtype, ids, rows, reply.meta["next"])
+
+    return Pending(attachment.link.call("scan", {"version": view.number, "start": start, "limit": limit}), read)
+
+
+def stats(attachment: Attachment) -> Pending[dict[str, Any]]:
+    """The owner's counts of tables, memory and reads."""
+    return Pending(attachment.link.call("stats"), lambda reply: reply.meta)
