@@ -30,6 +30,8 @@ class Address:
             raise ValueError(
                 f"{url!r} is neither http://host:port nor http+unix:///path; TLS ends in a proxy before it"
             )
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError(f"{url!r} has characters that no HTTP header can carry")
         if not parts.hostname:
             raise ValueError(f"{url!r} names no host; give http://host:port")
         return cls(parts.hostname, 80 if parts.port is None else parts.port, None, parts.path.rstrip("/"))

@@ -107,6 +107,8 @@ def query_of(table: str, ids: Ids, version: Versions) -> Query:
     chosen = version if version is None or isinstance(version, str) else version.get(table)
     if isinstance(ids, Values):
         return Query(table, values=ids.values, version=chosen)
+    if isinstance(ids, str | bytes):
+        raise TypeError(f"table {table}: {ids!r:.40} is one {type(ids).__name__}, not a list of them")
     array = np.asarray(ids)
     if array.dtype.kind in "US" or (array.dtype.kind == "O" and _are_values(array)):
         return Query(table, values=_strings(table, ids), version=chosen)
@@ -146,7 +148,7 @@ def feature_ids(table: str, array: NDArray[Any], given: object) -> NDArray[np.ui
 def _large_ints(table: str, ids: Sequence[object]) -> NDArray[np.uint64]:
     """A list of Python integers that is no plain integer array to NumPy: empty, or with some beyond i64."""
     for at, value in enumerate(ids):
-        if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"table {table}: id {value!r} at {at} is {type(value).__name__}, not int, str or bytes")
         if not 0 <= value < 1 << 64:
             raise ValueError(f"table {table}: id {value} at {at} is not within 0 and 2^64 - 1")
