@@ -15,7 +15,7 @@ from typing import Any
 from embcache.errors import EmbcacheError, NotReady
 from embcache.local import frames
 
-_HELLO_META_LIMIT = 64 << 10
+HELLO_META_LIMIT = 64 << 10
 _MOST_FDS = 2
 
 
@@ -28,7 +28,7 @@ def greet(connection: socket.socket) -> tuple[dict[str, Any], int, int]:
     header, fds = _receive_fds(connection, frames.HEADER_BYTES)
     try:
         header += _receive(connection, frames.HEADER_BYTES - len(header))
-        meta_bytes, _, _ = frames.decode_header(header, _HELLO_META_LIMIT, 0)
+        meta_bytes, _, _ = frames.decode_header(header, HELLO_META_LIMIT, 0)
         hello = frames.decode_meta(_receive(connection, meta_bytes))
         if "error" in hello:
             raise EmbcacheError.from_dict(hello["error"])

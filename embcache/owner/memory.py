@@ -1,0 +1,142 @@
+"""The arena's regions: one for each version, made, resized and removed as tables come and go. Runs on the loop.
+
+A region is resized in the background, a slice of its sets in each step of the loop. Meanwhile readers use the old
+region and nothing is put into either, so `region` says that there is none: rows read then are answered, not promoted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.errors import TooLarge
+from embcache.host.arena import Arena
+from embcache.host.table import HostTable
+from embcache.host.tables import HostTables, NoRoomError
+from embcache.owner.shares import moves, shares, wanted
+from embcache.owner.threads import log
+
+SLICE_BYTES = 2 << 20
+
+
+class Memory:
+    """What of the arena each version has."""
+
+    def __init__(self, arena: Arena) -> None:
+        """`arena` is writable, and nobody else writes it."""
+        self._capacity = arena.capacity
+        self.tables = HostTables(arena)
+        self._wants: dict[int, int] = {}
+        self._at_entry: dict[int, int] = {}
+        self._moving: int | None = None
+        self._changed = asyncio.Event()
+
+    def fill(self, versions: dict[int, tuple[int, int]]) -> None:
+        """Make the regions of all versions at the start: {version: (row_bytes, rows)}."""
+        self._wants = {version: wanted(*shape) for version, shape in versions.items()}
+        given = shares(self._wants, self._capacity)
+        for version, (row_bytes, _) in versions.items():
+            self._make(version, row_bytes, given[version])
+
+    def add(self, version: int, row_bytes: int, rows: int, replaced: int | None = None) -> None:
+        """Make the region of a new version that will hold `rows` rows, in place of `replaced`, soon to be removed.
+
+        TooLarge when the arena has no place for another version. What others must give up for it they do in the
+        background: until then the region is larger than what it may use, but none of it is in use yet.
+        """
+        wants = {other: want for other, want in self._wants.items() if other != replaced}
+        wants[version] = wanted(row_bytes, rows)
+        self._make(version, row_bytes, shares(wants, self._capacity)[version])
+        self._wants[version] = wants[version]
+        self._changed.set()
+
+    def remove(self, version: int) -> None:
+        """Remove a version's region; nothing happens where it has none."""
+        if self._wants.pop(version, None) is not None:
+            self._changed.set()
+            if version != self._moving:  # whoever moves it sees that it is not wanted any more
+                self._unmake(version)
+
+    def entry(self, version: int) -> int:
+        """The directory entry by which readers find the version."""
+        held = self.tables.get(version)
+        assert held is not None, f"version {version} has no region"
+        return held.entry
+
+    def region(self, version: int) -> HostTable | None:
+        """Where rows of the version may be put now; None while it is moved, or once it is removed."""
+        held = self.tables.get(version)
+        return None if held is None or version == self._moving else held.table
+
+    def count_use(self, entries: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
+        """Note the slots [n] that a reader hit, each in the region of its directory entry [n]; trust neither."""
+        for entry in np.unique(entries).tolist():
+            version = self._at_entry.get(entry)
+            region = None if version is None else self.region(version)
+            if region is not None:
+                region.count_use(slots[entries == entry])
+
+    def stats(self, version: int) -> dict[str, int]:
+        """Counts of a version's region."""
+        held = self.tables.get(version)
+        return {} if held is None else dataclasses.asdict(held.table.stats())
+
+    def totals(self) -> dict[str, int]:
+        """Bytes of the whole arena."""
+        return {"capacity": self._capacity, "used": self.tables.used}
+
+    def check(self) -> None:
+        """Audits all regions; AssertionError says what is wrong in which."""
+        for held in self.tables:
+            held.table.check()
+
+    async def watch(self) -> None:
+        """Resizes regions after versions came or went, for as long as it runs."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.rebalance()
+            except Exception:  # such as a full memory: the regions stay as they are
+                log.exception("the arena could not be divided anew")
+
+    async def rebalance(self) -> None:
+        """Give each version its share, moving as few rows as that takes."""
+        sizes = {held.version: held.table.region.size for held in self.tables}
+        targets = shares(self._wants, self._capacity)
+        for version, size in moves(sizes, targets, self._capacity).items():
+            if version in self._wants:
+                await self._resize(version, size)
+
+    async def _resize(self, version: int, size: int) -> None:
+        self._moving = version
+        try:
+            with self.tables.resizing(version, size) as (old, new):
+                sets = max(1, SLICE_BYTES // old.region.block)
+                for first in range(0, old.region.sets, sets):
+                    new.take_over(old, first, sets)
+                    await asyncio.sleep(0)
+                    if version not in self._wants:
+                        raise _Removed
+        except _Removed:
+            self._unmake(version)
+        finally:
+            self._moving = None
+
+    def _make(self, version: int, row_bytes: int, size: int) -> None:
+        try:
+            held = self.tables.add(version, row_bytes, size)
+        except NoRoomError as error:
+            raise TooLarge(str(error)) from error
+        self._at_entry[held.entry] = version
+
+    def _unmake(self, version: int) -> None:
+        self._at_entry.pop(self.entry(version))
+        self.tables.remove(version)
+
+
+class _Removed(Exception):
+    """The version was removed while its rows were moved."""

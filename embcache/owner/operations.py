@@ -1,0 +1,193 @@
+"""The calls of a link: what they take, checked, and what they answer. One method for each op of frames' meta.
+
+Readers are other processes, of other releases perhaps: nothing in a call is trusted before it is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
+from embcache.local import frames
+from embcache.owner.flight import Ids, Rows
+from embcache.owner.parts import Parts
+from embcache.owner.reads import Part
+from embcache.owner.server import Answer
+from embcache.owner.stats import Stats
+from embcache.spec import TableSpec
+
+SCAN_BYTES = 32 << 20
+_MAX_PARTS = 4096
+MAX_ROW_BYTES = 4 * 65536
+_U32, _U64 = 2**32 - 1, 2**64 - 1
+
+T = TypeVar("T")
+Op = Callable[[Mapping[str, Any], memoryview], Awaitable[Answer]]
+
+
+class Operations:
+    """Answers calls by their op."""
+
+    def __init__(self, parts: Parts, stats: Stats) -> None:
+        """Works on the owner's parts; owns none."""
+        self._store = parts.store
+        self._threads = parts.threads
+        self._tables = parts.tables
+        self._reads = parts.reads
+        self._imports = parts.imports
+        self._stats = stats
+        self._ops: dict[str, Op] = {
+            "read": self.read,
+            "catalogue": self.catalogue,
+            "create": self.create,
+            "drop": self.drop,
+            "import_begin": self.import_begin,
+            "import_rows": self.import_rows,
+            "import_commit": self.import_commit,
+            "import_abort": self.import_abort,
+            "scan": self.scan,
+            "stats": self.stats,
+        }
+
+    async def __call__(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """Answers one call; any exception is its error."""
+        op = self._ops.get(_text(meta, "op"))
+        if op is None:
+            raise MalformedRequest(f"no op is named {meta['op']!r}; there are {', '.join(sorted(self._ops))}")
+        return await op(meta, payload)
+
+    async def read(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"parts": [[version, n, row_bytes], ...]}, ids u64 of all parts -> for each part state and rows, padded to 8.
+
+        State: 0 absent, 1 found, 2 damaged, 3 version gone; rows of other states than 1 are zeros.
+        """
+        parts = self._parts(meta, payload)
+        answers = await self._reads.read(parts)
+        pieces: list[frames.Buffer] = []
+        for part, answer in zip(parts, answers, strict=True):
+            pieces += [*answer.state, frames.padding(len(part.ids))]
+            pieces += [*answer.rows, frames.padding(len(part.ids) * part.row_bytes)]
+        return {"parts": meta["parts"]}, pieces
+
+    def _parts(self, meta: Mapping[str, Any], payload: memoryview) -> list[Part]:
+        shapes = _get(meta, "parts", list)
+        if len(shapes) > _MAX_PARTS:
+            raise TooLarge(f"{len(shapes)} parts in one read, of which {_MAX_PARTS} are allowed")
+        for shape in shapes:
+            if not _is_shape(shape):
+                raise MalformedRequest(f"a part of a read is [version, n, row_bytes], not {shape!r:.100}")
+        ids = _ids(payload, sum(n for _, n, _ in shapes))
+        ends = np.cumsum([n for _, n, _ in shapes], dtype=np.int64).tolist()
+        parts = [Part(v, w, ids[end - n : end]) for (v, n, w), end in zip(shapes, ends, strict=True)]
+        for part in parts:
+            table = self._tables.find(part.version)
+            if table is not None and table.row_bytes != part.row_bytes:
+                raise MalformedRequest(
+                    f"rows of version {part.version} have {table.row_bytes} bytes, not {part.row_bytes}"
+                )
+        if sum(part.nbytes for part in parts) > frames.MAX_REPLY_PAYLOAD // 2:
+            raise TooLarge("the rows of one read have more than 1 GiB: ask for fewer ids at once")
+        return parts
+
+    async def catalogue(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{} -> {"generation", "history", "tables": [{"spec", "versions": [...]}]}."""
+        return self._tables.message(), ()
+
+    async def create(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"spec"} -> {"created": whether the table is new}."""
+        spec = TableSpec.parse(_get(meta, "spec", dict))
+        return {"created": await self._tables.create(spec)}, ()
+
+    async def drop(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"table"} -> {}."""
+        await self._tables.drop(_text(meta, "table"))
+        return {}, ()
+
+    async def import_begin(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"table", "spec" or null} -> {"import", "version": label, "spec"}."""
+        table = _text(meta, "table")
+        spec = None if meta.get("spec") is None else TableSpec.parse(_get(meta, "spec", dict))
+        if spec is not None and spec.name != table:
+            raise MalformedRequest(f"the spec of an import into {table!r} is named {spec.name!r}")
+        import_id, new = await self._imports.begin(table, spec)
+        return {"import": import_id, "version": new.version.label, "spec": new.spec.to_json()}, ()
+
+    async def import_rows(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"import", "n"}, ids u64 [n] then encoded rows u8 [n, row_bytes] -> {"rows": of the import so far}."""
+        import_id, n = _text(meta, "import"), _int(meta, "n", _U32)
+        row_bytes = self._imports.row_bytes(import_id)
+        if payload.nbytes != n * (8 + row_bytes):
+            raise DimensionMismatch(
+                f"{n} rows of {row_bytes} bytes and their ids take {n * (8 + row_bytes)} bytes, not {payload.nbytes}"
+            )
+        rows: Rows = np.frombuffer(payload[8 * n :], np.uint8).reshape(n, row_bytes)
+        return {"rows": await self._imports.add(import_id, _ids(payload[: 8 * n], n), rows)}, ()
+
+    async def import_commit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"import"} -> {"table", "version": label, "rows"}."""
+        new, rows = await self._imports.commit(_text(meta, "import"))
+        return {"table": new.spec.name, "version": new.version.label, "rows": rows}, ()
+
+    async def import_abort(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"import"} -> {}."""
+        await self._imports.abort(_text(meta, "import"))
+        return {}, ()
+
+    async def scan(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"version": number, "start", "limit"} -> {"n", "row_bytes", "next": id or null}, ids u64 [n] then rows.
+
+        n may be less than the limit, since answers are bounded: go on from `next` until it is null.
+        """
+        number, start, limit = _int(meta, "version", _U32), _int(meta, "start", _U64), _int(meta, "limit", _U32)
+        table = self._tables.find(number)
+        if table is None:
+            raise UnknownTable(f"version {number} is gone")
+        if limit == 0:
+            raise MalformedRequest("the limit of a scan is at least 1")
+        limit = min(limit, max(1, SCAN_BYTES // (8 + table.row_bytes)))
+        ids, rows = await self._threads.bulk(self._store.scan, number, table.row_bytes, start, limit)
+        last = int(ids[-1]) if len(ids) == limit else _U64
+        following = last + 1 if last < _U64 else None
+        return {"n": len(ids), "row_bytes": table.row_bytes, "next": following}, (ids, rows)
+
+    async def stats(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{} -> {"tables": [...], "memory": {...}, "owner": {...}}, see stats.py."""
+        return await self._stats.collect(), ()
+
+
+def _ids(payload: memoryview, n: int) -> Ids:
+    if payload.nbytes != 8 * n:
+        raise MalformedRequest(f"{n} ids take {8 * n} bytes, not {payload.nbytes}")
+    return np.frombuffer(payload, np.uint64)
+
+
+def _get(meta: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = meta.get(key)
+    if not isinstance(value, kind):
+        raise MalformedRequest(f"{key!r} of a call should be {kind.__name__}, not {value!r:.100}")
+    return value
+
+
+def _text(meta: Mapping[str, Any], key: str) -> str:
+    return _get(meta, key, str)
+
+
+def _int(meta: Mapping[str, Any], key: str, most: int) -> int:
+    value = meta.get(key)
+    if not _is_int(value, 0, most):
+        raise MalformedRequest(f"{key!r} of a call should be a number from 0 to {most}, not {value!r:.100}")
+    return int(value)  # type: ignore[arg-type]
+
+
+def _is_shape(shape: object) -> bool:
+    if not isinstance(shape, list) or len(shape) != 3:
+        return False
+    version, n, row_bytes = shape
+    return _is_int(version, 0, _U32) and _is_int(n, 0, _U32) and _is_int(row_bytes, 1, MAX_ROW_BYTES)
+
+
+def _is_int(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

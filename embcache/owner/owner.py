@@ -1,0 +1,82 @@
+"""The owner's parts, put together: what is opened in which order, and closed in the reverse. Runs on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from embcache.host.arena import Arena
+from embcache.host.ring import new_ring
+from embcache.local import frames
+from embcache.owner.imports import Imports
+from embcache.owner.memory import Memory
+from embcache.owner.operations import Operations
+from embcache.owner.parts import Parts
+from embcache.owner.reads import Reads, Targets
+from embcache.owner.rings import Rings
+from embcache.owner.server import Greeting, Server
+from embcache.owner.stats import Stats
+from embcache.owner.tables import Tables
+from embcache.owner.threads import StoreThreads
+from embcache.spec import TableSpec
+from embcache_storage.store import RowStore
+
+
+class Owner:
+    """The one writer of a data folder: its store, its arena and its socket."""
+
+    def __init__(self, store: RowStore, arena: Arena, folder: Path, import_idle_s: float) -> None:
+        """Takes over an open store and a writable arena that no version is in."""
+        self._arena = arena
+        threads = StoreThreads()
+        memory = Memory(arena)
+        tables = Tables(store, threads, memory, arena.publish_generation)
+        reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
+        imports = Imports(store, threads, tables, import_idle_s)
+        self.parts = Parts(store, threads, memory, tables, reads, imports)
+        self._rings = Rings(memory)
+        stats = Stats(self.parts, lambda: self._server.links)
+        self._server = Server(folder, Operations(self.parts, stats), self._greet)
+        self._watches: list[asyncio.Task[None]] = []
+
+    async def start(self, declared: Iterable[TableSpec]) -> None:
+        """Take up the tables, create the declared ones, and listen."""
+        parts = self.parts
+        await parts.tables.open(declared)
+        watches = (self._rings.watch(), parts.imports.watch(), parts.memory.watch())
+        self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
+        self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop listening, finish what was asked within `grace_s` seconds, then close everything, the store last."""
+        await self._server.stop(grace_s)
+        for watch in self._watches:
+            watch.cancel()
+        if self._watches:
+            await asyncio.wait(self._watches)
+        parts = self.parts
+        await parts.imports.abort_all()
+        await parts.reads.drain()
+        self._arena.kill()  # while the store is still ours: another owner's rows may be newer
+        parts.threads.close()
+        parts.store.close()
+
+    def _greet(self) -> Greeting:
+        fds = [self._arena.readonly_fd()]
+        try:
+            fds.append(new_ring())
+            ring = self._rings.add(fds[1])
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        meta = {
+            "ok": True,
+            "protocol": frames.PROTOCOL,
+            "history": self.parts.tables.history,
+            "generation": self.parts.tables.generation,
+            "pid": os.getpid(),
+        }
+        return Greeting(meta, fds, lambda: self._rings.remove(ring))

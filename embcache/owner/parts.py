@@ -1,0 +1,24 @@
+"""The owner's parts, named once for those that answer calls with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embcache.owner.imports import Imports
+from embcache.owner.memory import Memory
+from embcache.owner.reads import Reads
+from embcache.owner.tables import Tables
+from embcache.owner.threads import StoreThreads
+from embcache_storage.store import RowStore
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an owner consists of, beside its socket."""
+
+    store: RowStore
+    threads: StoreThreads
+    memory: Memory
+    tables: Tables
+    reads: Reads
+    imports: Imports

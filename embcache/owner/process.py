@@ -1,0 +1,115 @@
+"""Starting an owner and ending it, from the process that wants one. Imports neither the store nor the owner's parts."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+from embcache.config import Settings
+from embcache.errors import NotReady
+from embcache.host.arena import Arena
+from embcache.owner.hotline import raise_failure, receive_line, send_line
+
+
+class OwnerProcess:
+    """A running owner and its arena.
+
+    The arena is dead from the moment at which this object notices that the owner is: ask `poll` often, and before
+    another owner is started. When this process dies, the owner ends too.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, arena: Arena) -> None:
+        """Use `start`."""
+        self.arena = arena
+        self._process = process
+        self._line = line
+
+    @classmethod
+    def start(cls, settings: Settings) -> OwnerProcess:
+        """Start an owner of `settings.cold.path` and wait until readers can connect.
+
+        Raises what the owner says is wrong: ConfigError for a bad path, a locked folder or a table declared otherwise
+        than it is, StorageCorrupt for damaged files; NotReady when it ends or takes longer than
+        `owner.start_timeout_s`.
+        """
+        arena = Arena.create(settings.warm.capacity)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = (arena.fd, theirs.fileno())
+            command = [sys.executable, "-m", "embcache.owner", "--arena-fd", str(fds[0]), "--parent-fd", str(fds[1])]
+            # A group of its own: what the terminal sends to ours is not meant for it.
+            process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)
+        owner = cls(process, ours, arena)
+        try:
+            owner._await_ready(settings)
+        except BaseException:
+            owner.kill()
+            raise
+        return owner
+
+    @property
+    def pid(self) -> int:
+        """The owner's process id."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status of an owner that is dead, negative for a signal; None while it lives."""
+        status = self._process.poll()
+        if status is not None:
+            self._bury()
+        return status
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """As `poll`, but waits up to `timeout` seconds for the owner's end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        return self.poll()
+
+    def stop(self, grace_s: float) -> int:
+        """Have the owner finish and close its store; kill it if that takes longer than `grace_s` -> its exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        status = self.wait(grace_s)
+        return status if status is not None else self.kill()
+
+    def kill(self) -> int:
+        """End the owner at once, as a power cut would -> its exit status."""
+        self._process.kill()
+        status = self._process.wait()
+        self._bury()
+        return status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(10.0)
+
+    def _bury(self) -> None:
+        self.arena.kill()
+        self._line.close()
+
+    def _await_ready(self, settings: Settings) -> None:
+        limit = settings.owner.start_timeout_s
+        folder = settings.cold.path
+        self._line.settimeout(limit)
+        message = None
+        try:
+            send_line(self._line, settings.without_tokens().to_json())
+            message = receive_line(self._line)
+        except TimeoutError:
+            raise NotReady(
+                f"the owner of {folder} did not open it within {limit:g} s (owner.start_timeout_s)"
+            ) from None
+        except ConnectionError:  # it died before it read or wrote all; its status says more
+            pass
+        if message is None:
+            raise NotReady(f"the owner of {folder} ended while it started, with status {self._process.wait()}")
+        raise_failure(message)

@@ -1,0 +1,67 @@
+"""What the owner can say about itself: counts of tables, memory and reads. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from embcache.owner.catalogue import Table, Version
+from embcache.owner.parts import Parts
+from embcache_storage.store import VersionGone
+
+
+class Stats:
+    """Collects the answer of the op `stats`."""
+
+    def __init__(self, parts: Parts, links: Callable[[], int]) -> None:
+        """Looks at the owner's parts; owns none. `links()` is how many links there are."""
+        self._parts = parts
+        self._links = links
+        self._started = time.monotonic()
+
+    async def collect(self) -> dict[str, Any]:
+        """{"tables": [{"table", "label", "number", "live", "rows", "cold_bytes", "warm_...": ...}], "memory", "owner"}.
+
+        `rows` and `cold_bytes` are on disk, `warm_rows` and `warm_bytes` in the arena; `memory` is bytes by use.
+        """
+        tables = []
+        for table, version in self._parts.tables.versions():
+            try:
+                tables.append(await self._table(table, version))
+            except VersionGone:  # dropped while we counted
+                continue
+        memory = {
+            **await self._parts.threads.bulk(self._parts.store.memory),
+            **_named("arena", self._parts.memory.totals()),
+        }
+        return {"tables": tables, "memory": memory, "owner": self._owner()}
+
+    async def _table(self, table: Table, version: Version) -> dict[str, Any]:
+        cold_bytes = await self._parts.threads.bulk(self._parts.store.disk_bytes, version.number)
+        return {
+            "table": table.spec.name,
+            "label": version.label,
+            "number": version.number,
+            "live": True,
+            "rows": self._parts.tables.rows(version.number),
+            "cold_bytes": cold_bytes,
+            **_named("warm", self._parts.memory.stats(version.number)),
+        }
+
+    def _owner(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "uptime_s": time.monotonic() - self._started,
+            "generation": self._parts.tables.generation,
+            "history": self._parts.tables.history,
+            "links": self._links(),
+            "imports": len(self._parts.imports),
+            "rows_read": self._parts.reads.rows_read,
+            "rows_joined": self._parts.reads.rows_joined,
+        }
+
+
+def _named(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+    return {f"{prefix}_{name}": count for name, count in counts.items()}

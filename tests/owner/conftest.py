@@ -1,0 +1,23 @@
+"""An owner for each test, over a store that the test can watch and hold back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.owner.stores import MemoryStore, WatchedStore
+from tests.owner.support import ITEM, OwnerThread
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WatchedStore:
+    return WatchedStore(MemoryStore())
+
+
+@pytest.fixture
+def owner(tmp_path: Path, store: WatchedStore) -> Iterator[OwnerThread]:
+    """An owner with the empty table `item`, audited at its end."""
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        yield owner
