@@ -198,7 +198,7 @@ class EmbeddingCache:
         return Lookup(attachment, queries, views, dtype)
 
     def attached(self) -> Attachment:
-        """A live attachment with the current catalogue, made anew if the owner was lost. Blocks; NotReady if none is."""
+        """A live attachment with the current catalogue, made anew if the owner was lost. Blocks; may be NotReady."""
         attachment = self._attachment
         if not attachment.alive:
             with self._lock:

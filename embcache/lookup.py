@@ -20,7 +20,7 @@ from embcache.errors import DeadlineExceeded, MissingRows, StorageCorrupt
 from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
-from embcache.host.rows import F32, Q8
+from embcache.host.rows import F32
 from embcache.local.link import Reply
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
@@ -164,7 +164,7 @@ class Lookup:
             gathered = np.empty((query.ids.size, view.spec.dim), np.float32)
             self._bags.append((index, gathered))
             return (query.ids.size, ids, F32, address_of(gathered), 4 * view.spec.dim, 0, 0, status, misses)
-        width = view.spec.dim if self._wire == Q8 else row_bytes(view.spec.dim, DTYPES[self._wire])  # type: ignore[arg-type]
+        width = self.parts[index].rows_bytes // max(query.ids.size, 1)
         rows = self._address + place.rows
         scale, bias = self._address + place.scale, self._address + place.bias
         return (query.ids.size, ids, self._wire, rows, width, scale, bias, status, misses)

@@ -57,7 +57,7 @@ class Region:
 
 @dataclass(frozen=True)
 class TableStats:
-    """Counts of a HostTable since it was made; `bytes` has its stamps, ids and absent marks in it, and the owner's own."""
+    """Counts of a HostTable since it was made. `bytes` is all it takes, arena and the owner's own memory."""
 
     rows: int
     slots: int

@@ -1,0 +1,69 @@
+"""`python -m embcache.host.warm`: compile every kernel of this room once, so that later starts find them on disk."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from embcache.host import convert, probe
+from embcache.host.arena import Arena
+from embcache.host.memory import address_of
+from embcache.host.pool import SUM, pool_bags
+from embcache.host.ring import MASK, private_ring
+from embcache.host.rows import F32
+from embcache.host.tables import HostTables
+
+_IDS = np.arange(4, dtype=np.uint64)
+_DIM = 2
+
+
+def warm_readers() -> None:
+    """Load, or compile, what a lookup needs: in every process that answers some, before it says that it is ready."""
+    tables, table = _small_table()
+    _probe(tables)
+    segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
+    probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8), np.empty(_DIM, np.float32), 0)
+    rows, status = np.zeros((_IDS.size, _DIM), np.float32), np.zeros(_IDS.size, np.uint8)
+    lengths, out = np.array([_IDS.size], np.uint32), np.zeros(_DIM, np.float32)
+    pool_bags(rows, address_of(status), lengths, 0, SUM, F32, address_of(out), out.nbytes, 0, 0)
+    encoded, _ = convert.encode_rows(rows, F32)
+    convert.decode_rows(encoded, F32, _DIM)
+    tables.remove(table)
+
+
+def warm_writer() -> None:
+    """The same for the owner."""
+    tables, version = _small_table()
+    held = tables.get(version)
+    assert held is not None
+    held.table.insert(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
+    held.table.mark_absent(_IDS)
+    held.table.count_use(np.zeros(1, np.int64))
+    held.table.delete(_IDS)
+    with tables.resizing(version, 1 << 16) as (old, new):
+        new.take_over(old, 0, old.region.sets)
+    held.table.check()
+
+
+def _small_table() -> tuple[HostTables, int]:
+    tables = HostTables(Arena.create(1 << 16))
+    return tables, tables.add(1, 4 * _DIM, 1 << 14).version
+
+
+def _probe(tables: HostTables) -> None:
+    out, status, misses = np.zeros(16 * _DIM, np.uint8), np.zeros(8, np.uint8), np.zeros(8, np.int32)
+    segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
+    segments[0, : probe.COUNT] = (0, 1, F32, _DIM, 4 * _DIM, 0, address_of(out), 0)
+    segments[0, probe.COUNT : probe.LEFT] = (
+        *(_IDS.size, address_of(_IDS), F32, address_of(out), 4 * _DIM),
+        *(0, 0, address_of(status), address_of(misses)),
+    )
+    probe.probe(tables.arena.address, segments, private_ring().address, MASK, np.uint64(0))
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    warm_readers()
+    warm_writer()
+    print(f"kernels ready in {time.perf_counter() - began:.1f} s")

@@ -1,0 +1,72 @@
+"""Row dtypes against NumPy and ml_dtypes, bit by bit where that can be asked for."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
+from embcache.host.rows import BF16, F16, F32, Q8
+from tests.naive import rounded
+
+NAMES = ["f32", "f16", "bf16", "q8"]
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def test_every_f16_decodes_as_numpy_says() -> None:
+    bits = np.arange(65536, dtype=np.uint16).reshape(-1, 64)
+    ours = decode_rows(bits.view(np.uint8), F16, 64)
+    np.testing.assert_array_equal(ours, bits.view(np.float16).astype(np.float32))
+
+
+def test_every_bf16_decodes_as_ml_dtypes_says() -> None:
+    bits = np.arange(65536, dtype=np.uint16).reshape(-1, 64)
+    ours = decode_rows(bits.view(np.uint8), BF16, 64)
+    np.testing.assert_array_equal(ours, bits.view(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize(("code", "narrow"), [(F16, np.float16), (BF16, ml_dtypes.bfloat16)])
+def test_values_between_two_narrow_ones_round_to_even(code: int, narrow: type) -> None:
+    steps = np.arange(0, 0x7B00 if code == F16 else 0x7F00, dtype=np.uint16).view(narrow).astype(np.float32)
+    middle = (steps[:-1] + steps[1:]) / np.float32(2)
+    values = np.concatenate([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))])
+    values = np.concatenate([values, -values])
+    encoded, saturated = encode_rows(values[None, :], code)
+    np.testing.assert_array_equal(encoded.view(np.uint16)[0], values.astype(narrow).view(np.uint16))
+    assert saturated == 0
+
+
+@pytest.mark.parametrize("code", [F16, BF16])
+def test_values_out_of_range_saturate_and_are_counted(code: int) -> None:
+    largest = np.float32(3.4028235e38)
+    encoded, saturated = encode_rows(np.array([[largest, -largest, 1.0]], np.float32), code)
+    row = decode_rows(encoded, code, 3)[0]
+    np.testing.assert_array_equal(row, rounded(np.array([largest, -largest, 1.0], np.float32), NAMES[code]))
+    assert saturated == 2
+    assert np.isfinite(row).all()
+
+
+@pytest.mark.parametrize("code", [F32, F16, BF16, Q8])
+@given(row=st.lists(finite.filter(lambda value: abs(value) < 1e37), min_size=1, max_size=70))
+def test_any_row_survives_as_the_oracle_says(code: int, row: list[float]) -> None:
+    values = np.array([row], np.float32)
+    encoded, _ = encode_rows(values, code)
+    with np.errstate(under="ignore"):
+        np.testing.assert_array_equal(decode_rows(encoded, code, len(row))[0], rounded(values[0], NAMES[code]))
+
+
+def test_a_row_wider_than_f32s_range_stays_finite_in_q8() -> None:
+    row = np.array([[-3e38, 0.0, 3e38]], np.float32)
+    encoded, _ = encode_rows(row, Q8)
+    assert np.isfinite(decode_rows(encoded, Q8, 3)).all()
+
+
+def test_rows_that_are_not_finite_are_found() -> None:
+    rows = np.zeros((4, 3), np.float32)
+    assert first_nonfinite(rows) == -1
+    rows[2, 1] = np.nan
+    rows[3, 0] = np.inf
+    assert first_nonfinite(rows) == 2

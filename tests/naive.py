@@ -1,0 +1,113 @@
+"""The oracle: a dict that behaves as the whole hierarchy should. Slow, plain, and sharing no code with what it judges.
+
+Rounding is NumPy's and ml_dtypes', arithmetic is one f32 at a time, ids are Python integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float32]
+_LARGEST = {"f16": np.float32(65504.0), "bf16": np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)}
+_TYPES: dict[str, Any] = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}
+_U64 = 2**64
+
+
+def rounded(row: Row, dtype: str) -> Row:
+    """The f32 values of a row after it was written as `dtype` and read back; finite values saturate."""
+    if dtype == "f32":
+        return row.copy()
+    if dtype == "q8":
+        return _through_q8(row)
+    limit = _LARGEST[dtype]
+    narrow: Row = np.clip(row, -limit, limit).astype(_TYPES[dtype]).astype(np.float32)
+    return narrow
+
+
+def _through_q8(row: Row) -> Row:
+    low, high = np.float32(min(row)), np.float32(max(row))
+    scale = np.float32(np.float32(high - low) / np.float32(255))
+    values = []
+    for value in row:
+        code = np.float32(0)
+        if scale > 0:
+            code = np.clip(np.rint(np.float32(np.float32(value - low) / scale)), 0, 255).astype(np.float32)
+        values.append(np.float32(np.float32(code * scale) + low))
+    return np.array(values, np.float32)
+
+
+def default_row(identifier: int, dim: int, default: Any) -> Row:
+    """The row of an id that has none, before any rounding: "zeros", {"constant": [...]} or {"uniform": a}."""
+    if default == "zeros":
+        return np.zeros(dim, np.float32)
+    if "constant" in default:
+        return np.array(default["constant"], np.float32)
+    values, state = [], identifier
+    for _ in range(dim):
+        state = (state + 0x9E3779B97F4A7C15) % _U64
+        z = state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % _U64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % _U64
+        z ^= z >> 31
+        unit = np.float32(z >> 40) * np.float32(2.0**-24)
+        values.append((unit * np.float32(2) - np.float32(1)) * np.float32(default["uniform"]))
+    return np.array(values, np.float32)
+
+
+class NaiveTable:
+    """One table: its rows as they are at rest."""
+
+    def __init__(self, dim: int, dtype: str = "f32", default: Any = "zeros") -> None:
+        self.dim = dim
+        self.dtype = dtype
+        self.default = default
+        self.rows: dict[int, Row] = {}
+
+    def load(self, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
+        """Replace all rows, as an import does."""
+        pairs = zip(map(int, ids), np.asarray(rows, np.float32), strict=True)
+        self.rows = {identifier: rounded(row, self.dtype) for identifier, row in pairs}
+
+    def at_rest(self, identifier: int) -> Row:
+        """A row, or the default row, in the table's dtype."""
+        found = self.rows.get(identifier)
+        return rounded(default_row(identifier, self.dim, self.default), self.dtype) if found is None else found
+
+
+class Naive:
+    """All tables by name."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, NaiveTable] = {}
+
+    def lookup(self, table: str, ids: Iterable[int], dtype: str = "f32") -> tuple[NDArray[np.float32], list[bool]]:
+        """(rows f32 [n, dim] as they come off the wire, whether each id has a row)."""
+        owner = self.tables[table]
+        listed = [int(identifier) for identifier in ids]
+        rows = [rounded(owner.at_rest(identifier), dtype) for identifier in listed]
+        found = [identifier in owner.rows for identifier in listed]
+        return np.array(rows, np.float32).reshape(len(listed), owner.dim), found
+
+    def lookup_bags(
+        self, table: str, bags: Iterable[Iterable[int]], options: Mapping[str, Any], dtype: str = "f32"
+    ) -> NDArray[np.float32]:
+        """One row a bag, accumulated in f32 in the order of the ids. options: pooling, and weights (flat) for sums."""
+        owner = self.tables[table]
+        weights = iter(options.get("weights") or ())
+        pooled = []
+        for bag in bags:
+            total, count = np.zeros(owner.dim, np.float32), 0
+            for identifier in bag:
+                weight = np.float32(next(weights, 1.0))
+                if int(identifier) in owner.rows:
+                    total = total + owner.rows[int(identifier)] * weight
+                    count += 1
+            if options["pooling"] == "mean" and count:
+                total = total / np.float32(count)
+            pooled.append(rounded(total, dtype))
+        return np.array(pooled, np.float32).reshape(len(pooled), owner.dim)
