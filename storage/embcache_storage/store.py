@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - an error is named by what happened, as in the protocol
 """What a store of embedding rows is: its errors and the `RowStore` protocol.
 
 A store knows bytes, feature IDs and version numbers; table names, dtypes and positions are its owner's business.
