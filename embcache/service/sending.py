@@ -1,0 +1,63 @@
+"""Replies in msgpack on their way out: head and body in one system call, pooled memory back once it is free.
+
+ASGI's `send` begins by waiting until the kernel has taken what was written before (Connection sets the transport's
+limit to 0). So once an empty piece has been sent, the body has left its buffer, unless the connection broke.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgpack
+
+from embcache.service.bodies import Scope, Send
+from embcache.service.buffers import Buffer, BufferPool
+from embcache.service.connection import EXTENSION, Connection
+from embcache.service.failures import Failure
+from embcache_client.wire import MEDIA_TYPE
+
+_TYPE = (b"content-type", MEDIA_TYPE.encode())
+_NOTHING_YET = {"type": "http.response.body", "body": b"", "more_body": True}
+_END = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+class Reply(NamedTuple):
+    """A body that is ready to go, and the pooled buffer in which it lies; None: memory that is not used again."""
+
+    body: memoryview
+    buffer: Buffer | None
+
+
+async def send_reply(reply: Reply, pool: BufferPool, scope: Scope, send: Send) -> None:
+    """Send a reply of status 200, and see its buffer back into the pool (or dropped, if the connection broke)."""
+    connection: Connection | None = scope.get("extensions", {}).get(EXTENSION)  # None: not the front's own server
+    if connection is not None:
+        connection.corked.cork()
+    if reply.buffer is None:
+        await send(_head(200, len(reply.body)))
+        await send({"type": "http.response.body", "body": reply.body})
+        return
+    free = False
+    try:
+        await send(_head(200, len(reply.body)))
+        await send({"type": "http.response.body", "body": reply.body, "more_body": True})
+        await send(_NOTHING_YET)
+        free = connection is not None and connection.has_let_go()
+    finally:
+        (pool.give if free else pool.drop)(reply.buffer)
+    await send(_END)
+
+
+async def send_failure(failure: Failure, send: Send) -> None:
+    """Send an error in msgpack."""
+    body = msgpack.packb({"error": failure.error})
+    await send(_head(failure.status, len(body), failure.headers))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _head(status: int, size: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": (_TYPE, (b"content-length", b"%d" % size), *headers),
+    }
