@@ -6,30 +6,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.host import probe
+from embcache.host.arena import Arena
 from embcache.host.memory import address_of
 from embcache.host.ring import MASK, private_ring
-from embcache.host.tables import Held, HostTables
+from embcache.host.tables import Held
 
 
 class Reader:
     """Looks up encoded rows as bytes: a table of f32 is as wide as its bytes, whatever they mean."""
 
-    def __init__(self, tables: HostTables) -> None:
-        self.arena = tables.arena
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
         self.ring = private_ring()
 
     def lookup(
         self, held: Held, ids: NDArray[np.uint64], tick: int = 0
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
         """(rows u8 [n, row_bytes], status u8 [n], places of the ids left i32 [m])."""
-        row_bytes = held.table.row_bytes
+        return self.lookup_region(held.entry, held.version, held.table.row_bytes, ids, tick)
+
+    def lookup_region(
+        self, entry: int, version: int, row_bytes: int, ids: NDArray[np.uint64], tick: int = 0
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
+        """The same by directory entry and version number, as another process knows them."""
         rows = np.full((ids.size, row_bytes), 0xEE, np.uint8)
         status = np.full(ids.size, 0xEE, np.uint8)
         misses = np.full(max(ids.size, 1), -1, np.int32)
         default = np.zeros(row_bytes, np.uint8)
         segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
         segments[0, : probe.LEFT] = (
-            *(held.entry, held.version, 0, row_bytes // 4, row_bytes, 0, address_of(default), 0),
+            *(entry, version, 0, row_bytes // 4, row_bytes, 0, address_of(default), 0),
             *(ids.size, address_of(ids), 0, address_of(rows), row_bytes, 0, 0, address_of(status), address_of(misses)),
         )
         left = probe.probe(self.arena.address, segments, self.ring.address, MASK, np.uint64(tick))

@@ -34,7 +34,7 @@ def test_rows_come_back_as_they_went_in(row_bytes: int) -> None:
     rows = rows_of(ids, row_bytes)
     held.table.insert(ids, rows)
     assert len(held.table) == ids.size
-    found, status, left = Reader(tables).lookup(held, ids)
+    found, status, left = Reader(tables.arena).lookup(held, ids)
     assert not left.size
     assert (status == WARM).all()
     np.testing.assert_array_equal(found, rows)
@@ -45,7 +45,7 @@ def test_an_id_that_was_never_put_in_is_left_for_the_owner() -> None:
     tables = HostTables(Arena.create(1 << 22))
     held = tables.add(1, 16, 1 << 16)
     held.table.insert(EDGE_IDS[:2], rows_of(EDGE_IDS[:2], 16))
-    _, _, left = Reader(tables).lookup(held, EDGE_IDS)
+    _, _, left = Reader(tables.arena).lookup(held, EDGE_IDS)
     np.testing.assert_array_equal(left, [2, 3, 4])
 
 
@@ -56,7 +56,7 @@ def test_a_row_put_in_again_takes_the_place_of_the_older_one() -> None:
     held.table.insert(ids, rows_of(ids, 32))
     held.table.insert(ids, rows_of(ids, 32, salt=5))
     assert len(held.table) == ids.size
-    found, _, _ = Reader(tables).lookup(held, ids)
+    found, _, _ = Reader(tables.arena).lookup(held, ids)
     np.testing.assert_array_equal(found, rows_of(ids, 32, salt=5))
     held.table.check()
 
@@ -70,7 +70,7 @@ def test_what_is_put_into_a_full_table_is_stored_or_counted_as_pushed_out() -> N
     assert stats.evicted > 0
     assert stats.inserted == ids.size
     assert stats.rows == ids.size - stats.evicted
-    found, status, left = Reader(tables).lookup(held, ids)
+    found, status, left = Reader(tables.arena).lookup(held, ids)
     assert ids.size - left.size == stats.rows
     there = np.setdiff1d(np.arange(ids.size), left)
     np.testing.assert_array_equal(found[there], rows_of(ids[there], 64))
@@ -91,7 +91,7 @@ def test_rows_in_use_stay_while_rows_seen_once_pass_through() -> None:
     held = tables.add(1, 64, 1 << 18)
     used = random_ids(held.table.region.slots // 3)
     held.table.insert(used, rows_of(used, 64))
-    reader = Reader(tables)
+    reader = Reader(tables.arena)
     for turn in range(16):  # one hit in eight is reported
         reader.lookup(held, used, tick=turn)
     entries, slots = reader.ring.drain()
@@ -108,7 +108,7 @@ def test_absent_ids_are_answered_until_a_row_comes() -> None:
     tables = HostTables(Arena.create(1 << 22))
     held = tables.add(1, 16, 1 << 18)
     held.table.mark_absent(EDGE_IDS)
-    reader = Reader(tables)
+    reader = Reader(tables.arena)
     found, status, left = reader.lookup(held, EDGE_IDS)
     assert not left.size
     assert (status == MISSING).all()
@@ -128,7 +128,7 @@ def test_deleted_rows_are_gone_and_the_rest_stays() -> None:
     held = tables.add(1, 24, region_bytes(24, ids.size))
     held.table.insert(ids, rows_of(ids, 24))
     held.table.delete(ids[::3])
-    found, _, left = Reader(tables).lookup(held, ids)
+    found, _, left = Reader(tables.arena).lookup(held, ids)
     np.testing.assert_array_equal(left, np.arange(0, ids.size, 3))
     kept = np.setdiff1d(np.arange(ids.size), left)
     np.testing.assert_array_equal(found[kept], rows_of(ids[kept], 24))
@@ -139,7 +139,7 @@ def test_versions_do_not_see_each_others_rows() -> None:
     tables = HostTables(Arena.create(1 << 22))
     first, second = tables.add(1, 16, 1 << 16), tables.add(2, 16, 1 << 16)
     first.table.insert(EDGE_IDS, rows_of(EDGE_IDS, 16))
-    _, _, left = Reader(tables).lookup(second, EDGE_IDS)
+    _, _, left = Reader(tables.arena).lookup(second, EDGE_IDS)
     assert left.size == EDGE_IDS.size
 
 
@@ -150,11 +150,11 @@ def test_a_removed_version_answers_nobody_and_gives_its_memory_back() -> None:
     used = tables.used
     tables.remove(1)
     assert tables.used < used
-    _, _, left = Reader(tables).lookup(held, EDGE_IDS)
+    _, _, left = Reader(tables.arena).lookup(held, EDGE_IDS)
     assert left.size == EDGE_IDS.size
     again = tables.add(2, 16, 1 << 16)
     assert again.entry == held.entry  # the entry is used again, by another version
-    _, _, left = Reader(tables).lookup(held, EDGE_IDS)
+    _, _, left = Reader(tables.arena).lookup(held, EDGE_IDS)
     assert left.size == EDGE_IDS.size
     again.table.check()
 
@@ -171,7 +171,7 @@ def test_resizing_keeps_rows_and_their_use() -> None:
     assert now is not None
     assert now.entry == held.entry
     assert now.table.region.slots > held.table.region.slots
-    found, _, left = Reader(tables).lookup(now, ids)
+    found, _, left = Reader(tables.arena).lookup(now, ids)
     assert left.size <= ids.size * 0.005
     kept = np.setdiff1d(np.arange(ids.size), left)
     np.testing.assert_array_equal(found[kept], rows_of(ids[kept], 64))

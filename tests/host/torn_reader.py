@@ -1,0 +1,32 @@
+"""A reader process for test_torn.py: looks up until its standard input ends, and proves every row it gets.
+
+Arguments: descriptor of the arena (read-only), directory entry, version, ids. Prints rows seen, or a broken row.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+
+import numpy as np
+
+from embcache.host.arena import Arena
+from tests.host.proving import ROW_BYTES, broken
+from tests.host.reader import Reader
+
+arena_fd, entry, version, id_count = map(int, sys.argv[1:])
+reader = Reader(Arena.adopt(arena_fd, writable=False))
+random = np.random.default_rng(arena_fd)
+seen = 0
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    ids = random.integers(0, id_count, 64, dtype=np.uint64)
+    rows, _, left = reader.lookup_region(entry, version, ROW_BYTES, ids)
+    there = np.setdiff1d(np.arange(ids.size), left)
+    found = np.ascontiguousarray(rows[there])
+    bad = broken(ids[there], found)
+    seen += there.size
+    if bad.size:
+        print(f"broken: id {ids[there][bad[0]]}, words {found[bad[0]].view(np.uint64)[:4]}", flush=True)
+        sys.exit(1)
+print(seen, flush=True)
