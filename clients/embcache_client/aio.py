@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -37,6 +38,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._unasked = bytearray(_UNASKED)
         self._answer: asyncio.Future[Response] | None = None
         self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
         self._end = ""  # why it is over, once it is
         self.exchanges = 0
 
@@ -59,6 +61,11 @@ class AsyncConnection(asyncio.BufferedProtocol):
     def can_be_kept(self) -> bool:
         return self._reader.keep_alive and not self._end
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing has come since the last answer, not even what the loop has not been told of yet."""
+        return not self._end and not self._poll.poll(0)
+
     def close(self) -> None:
         self._end = self._end or "the client closed it"
         if self._transport is not None:
@@ -68,6 +75,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
         return self._unasked if self._answer is None else self._reader.space()
@@ -134,7 +142,9 @@ class AsyncTransport:
         attempts: Attempts | None = None
         while True:
             try:
-                return call.result(await self._attempt(call, deadline, fresh=attempts is not None))
+                return call.result(
+                    await self._attempt(call, deadline, fresh=attempts is not None and attempts.lost_one)
+                )
             except ClientError as error:
                 attempts = attempts or Attempts(call, self._endpoint.policy, deadline)
                 pause = attempts.pause_after(error)
@@ -169,7 +179,7 @@ class AsyncTransport:
             self._idle.clear()
         while self._idle:
             connection = self._idle.pop()
-            if connection.can_be_kept:
+            if connection.is_quiet:
                 return connection
             connection.close()
         return None

@@ -105,18 +105,20 @@ class Endpoint:
 class Attempts:
     """The attempts of one call, of which the first is under way."""
 
-    __slots__ = ("_call", "_deadline", "_made", "_policy")
+    __slots__ = ("_call", "_deadline", "_made", "_policy", "lost_one")
 
     def __init__(self, call: Call[Any], policy: RetryPolicy, deadline: float) -> None:
         self._call = call
         self._policy = policy
         self._deadline = deadline  # of time.monotonic()
         self._made = 1
+        self.lost_one = False  # a connection died: others that were kept may be dead too
 
     def pause_after(self, error: ClientError) -> float:
         """Seconds to wait before the next attempt; raises `error` where there must be none."""
         if self._call.once or self._made >= self._policy.attempts or not self._is_safe_after(error):
             raise error
+        self.lost_one |= isinstance(error, ConnectionLost)
         pause = self._pause(error)
         if time.monotonic() + pause >= self._deadline:
             raise error

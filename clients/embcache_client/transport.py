@@ -45,7 +45,7 @@ class Connection:
         self._reader.start()
         try:
             self._limit(deadline)
-            self._send(head, body)
+            self._send(head, body, deadline)
             self._receive(deadline)
         except BlockingIOError:
             raise Timeout(f"no whole answer from {self._address} within the timeout") from None
@@ -54,16 +54,23 @@ class Connection:
         self.exchanges += 1
         return self._reader.response()
 
-    def _send(self, head: bytes, body: bytes) -> None:
+    def _send(self, head: bytes, body: bytes, deadline: float) -> None:
         try:
             if len(body) <= JOINED_BYTES:
-                self.socket.sendall(head + body)
+                self._send_all(head + body, deadline)
             else:
-                self.socket.sendall(head)
-                self.socket.sendall(body)
+                self._send_all(head, deadline)
+                self._send_all(body, deadline)
         except (BrokenPipeError, ConnectionResetError):
             # The service may have refused the body (401, 413) and closed: its answer, if any, can still be read.
             self._is_half_dead = True
+
+    def _send_all(self, data: bytes, deadline: float) -> None:
+        """Not socket.sendall(), which would wait the time limit anew after each part that the service took."""
+        sent = self.socket.send(data)
+        while sent < len(data):
+            self._limit(deadline)
+            sent += self.socket.send(memoryview(data)[sent:])
 
     def _receive(self, deadline: float) -> None:
         reader = self._reader
@@ -154,8 +161,9 @@ class Transport:
         deadline = self._endpoint.deadline_of(call)
         attempts: Attempts | None = None
         while True:
+            fresh = attempts is not None and attempts.lost_one
             try:
-                return call.result(self._attempt(call, deadline, fresh=attempts is not None))
+                return call.result(self._attempt(call, deadline, fresh=fresh))
             except ClientError as error:
                 attempts = attempts or Attempts(call, self._endpoint.policy, deadline)
                 pause = attempts.pause_after(error)
