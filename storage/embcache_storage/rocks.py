@@ -1,0 +1,170 @@
+"""RocksStore: the RowStore in RocksDB, through rocksdict in raw mode. The only reader and writer of its folder.
+
+    column family "v7"        version 7: key = feature ID as 8 bytes big-endian, value = cell (cells.py)
+    column family "default"   "m:" + key: meta values; "n:" + version: rows after a bulk load, as decimal digits
+    folder staging/           table files of bulk loads in progress; what a crash left there is removed at open
+
+rocksdict holds the GIL while it writes, ingests and drops; it releases it in list gets and flushes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rocksdict import IngestExternalFileOptions, WriteBatch, WriteOptions
+
+from embcache_storage.cells import encode_cells
+from embcache_storage.gate import Gate
+from embcache_storage.rocks_bulk import RocksBulkLoad
+from embcache_storage.rocks_errors import engine_errors
+from embcache_storage.rocks_families import Families, family_name
+from embcache_storage.rocks_open import open_database
+from embcache_storage.rocks_options import Engine, RocksOptions
+from embcache_storage.rocks_read import Reader, keys_of, scan
+from embcache_storage.store import StoreClosed, U8Array, U64Array
+
+__all__ = ["RocksOptions", "RocksStore"]
+
+
+class RocksStore:
+    """A RowStore in a folder of its own, which is made where there is none."""
+
+    def __init__(self, path: str | Path, options: RocksOptions | None = None) -> None:
+        """Open or create. StoreLocked, StoreTimeout, StoreCorrupt; OSError where the folder cannot be made."""
+        self._path = Path(path).absolute()
+        self._options = options or RocksOptions()
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._engine = Engine(self._options)
+        self._database, names = open_database(self._path, self._options, self._engine)
+        self._staging = self._path / "staging"
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._families = Families(self._database, names, self._engine)
+        self._reader = Reader(self._options.read_threads)
+        self._gate = Gate(lambda: StoreClosed(f"the store in {self._path} was closed"))
+        self._counts = self._load_counts()
+
+    def close(self) -> None:
+        if self._gate.shut():
+            self._reader.close()
+            self._families.close()
+            with engine_errors(f"cannot close the store in {self._path}"):
+                self._database.close()
+
+    def versions(self) -> list[int]:
+        with self._gate:
+            return self._families.versions()
+
+    def create(self, version: int, row_bytes: int) -> None:
+        self._fill(version, [], 0)
+
+    def drop(self, version: int) -> None:
+        with self._gate:
+            self._families.drop(version)
+            if self._counts.pop(version, None) is not None:
+                with engine_errors(f"cannot forget the rows of version {version}"):
+                    self._database.delete(_count_key(version))
+
+    def read(self, version: int, row_bytes: int, ids: U64Array) -> tuple[U8Array, U8Array]:
+        with self._gate, self._families.use(version) as handle:
+            return self._reader.read(handle, row_bytes, np.require(ids, np.uint64, ["C", "A"]))
+
+    def bulk(self, version: int, row_bytes: int) -> RocksBulkLoad:
+        with self._gate:
+            self._families.check_new(version)
+            folder = self._staging / f"{version}-{secrets.token_hex(4)}"
+            return RocksBulkLoad(
+                folder,
+                row_bytes,
+                self._options.sst_bytes,
+                self._engine.family,
+                lambda files, rows: self._fill(version, files, rows),
+            )
+
+    def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
+        with self._gate, self._families.use(version):
+            ids = np.require(ids, np.uint64, ["C", "A"])
+            cells = encode_cells(ids, np.require(rows, np.uint8, ["C", "A"]))
+            batch = WriteBatch(raw_mode=True)
+            if version in self._counts:
+                batch.delete(_count_key(version))  # no longer exact
+            batch.set_default_column_family(self._database.get_column_family_handle(family_name(version)))
+            deque(map(batch.__setitem__, keys_of(ids), cells.view(f"V{cells.shape[1]}").ravel().tolist()), maxlen=0)
+            with engine_errors(f"cannot write {len(ids)} rows of version {version}"):
+                self._database.write(batch)
+            self._counts.pop(version, None)
+
+    def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
+        with self._gate, self._families.use(version) as handle:
+            return scan(handle, row_bytes, start, limit)
+
+    def count(self, version: int) -> int:
+        with self._gate, self._families.use(version) as handle:
+            exact = self._counts.get(version)
+            return _property(handle, "rocksdb.estimate-num-keys") if exact is None else exact
+
+    def disk_bytes(self, version: int) -> int:
+        with self._gate, self._families.use(version) as handle:
+            return _property(handle, "rocksdb.total-sst-files-size")
+
+    def get_meta(self, key: str) -> bytes | None:
+        with self._gate, engine_errors(f"cannot read the meta value {key!r}"):
+            value: bytes | None = self._database.get(b"m:" + key.encode())
+            return value
+
+    def put_meta(self, key: str, value: bytes) -> None:
+        with self._gate, engine_errors(f"cannot keep the meta value {key!r}"):
+            self._database.put(b"m:" + key.encode(), value, _synced())
+
+    def memory(self) -> dict[str, int]:
+        with self._gate:
+            return {
+                "block_cache": self._engine.cache.get_usage() if self._engine.cache is not None else 0,
+                "write_buffers": self._engine.buffers.get_usage(),
+                "index_and_filters": self._families.total("rocksdb.estimate-table-readers-mem"),
+            }
+
+    def _fill(self, version: int, files: list[str], rows: int) -> None:
+        """Create a version of table files, which hold that many rows."""
+        with self._gate:
+            ingest = IngestExternalFileOptions()
+            ingest.set_move_files(True)
+            self._families.create(version, files, ingest)
+            try:
+                with engine_errors(f"cannot note the rows of version {version}"):
+                    self._database.put(_count_key(version), b"%d" % rows, _synced())
+            except BaseException:
+                self._families.drop(version)
+                raise
+            self._counts[version] = rows
+
+    def _load_counts(self) -> dict[int, int]:
+        """Exact row counts by version; those of versions that a crash took away are forgotten."""
+        counts = {}
+        with engine_errors(f"cannot read the row counts in {self._path}"):
+            for key, value in list(self._database.items(from_key=b"n:")):
+                if key.startswith(b"n:"):
+                    counts[int(key[2:])] = int(value)
+            for version in counts.keys() - set(self._families.versions()):
+                self._database.delete(_count_key(version))
+                del counts[version]
+        return counts
+
+
+def _count_key(version: int) -> bytes:
+    return b"n:%d" % version
+
+
+def _synced() -> Any:
+    options = WriteOptions()
+    options.sync = True
+    return options
+
+
+def _property(handle: Any, name: str) -> int:
+    value: int | None = handle.property_int_value(name)
+    return value or 0
