@@ -1,0 +1,85 @@
+"""The command line: compare, docs and demo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loadtest.slices import DEFAULT_ROUNDS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Load tests of embcache: comparisons with its peers, and the demo.",
+)
+
+
+@app.command()
+def compare(
+    only: Annotated[list[str] | None, typer.Option(help="A pair to run; may be given again. All without it.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the records here.", dir_okay=False)] = None,
+    rounds: Annotated[int, typer.Option(help="Slices of each side.", min=3)] = DEFAULT_ROUNDS,
+) -> None:
+    """Measure each pair side by side, in turn, and print medians and ratios."""
+    from loadtest.compare import compare as run
+    from loadtest.pairs.registry import selected
+    from loadtest.report import print_report
+
+    try:
+        chosen = selected(only or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from error
+    console = Console()
+    report = run(chosen, rounds, console, sys.argv[1:])
+    print_report(report, console)
+    if json is not None:
+        report.write(json)
+        console.print(f"Records written to {json}")
+
+
+@app.command()
+def docs(
+    file: Annotated[Path, typer.Argument(help="What `compare --json` wrote.", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Where the page goes.", dir_okay=False)] = Path("docs/benchmarks.md"),
+) -> None:
+    """Render records as docs/benchmarks.md."""
+    from loadtest.records import Report
+    from loadtest.report import markdown
+
+    try:
+        report = Report.read(file)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="FILE") from error
+    out.write_text(markdown(report), encoding="utf-8")
+    typer.echo(f"Wrote {out}")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(envvar="DATA", help="A folder of .npy and .npz files; synthetic tables without it.")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", envvar="DEMO_ONCE", help="End after the table instead of serving on.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="The longest replay of one table.", min=0.0)] = 10.0,
+) -> None:
+    """Serve, import, replay a recommender's lookups, check every row, print a table, and serve on."""
+    from embcache_client import ClientError
+    from loadtest.datasets import DataError
+    from loadtest.demo import RowsDiffer, run
+    from loadtest.processes import ProcessFailed
+
+    console = Console()
+    try:
+        run(data, once, seconds, console)
+    except (DataError, ProcessFailed, RowsDiffer, ClientError) as error:
+        console.print(f"demo: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,27 @@
+"""All pairs that `compare` knows, in the order in which it runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadtest.pairs import cold_lookup, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs.base import Pair
+
+ALL: tuple[Pair, ...] = (
+    warm_lookup.PAIR,
+    http_lookup.PAIR,
+    http_small.PAIR,
+    cold_lookup.PAIR,
+    memory.PAIR,
+    startup.WARM,
+    startup.FIRST,
+)
+
+
+def selected(names: Sequence[str]) -> list[Pair]:
+    """The named pairs in ALL's order; all of them where no name is given. ValueError names what is not a pair."""
+    known = [pair.name for pair in ALL]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"no pair is called {', '.join(unknown)}; there are {', '.join(known)}")
+    return [pair for pair in ALL if not names or pair.name in names]
