@@ -54,6 +54,11 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("a link was closed: %s", reason)
             self._transport.abort()
 
+    @property
+    def taken(self) -> int:
+        """Bytes of answers that the socket took so far."""
+        return self._given - (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     # --- what the loop calls -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -90,19 +95,16 @@ class Connection(asyncio.BufferedProtocol):
         self._on_close()
         self.gone.set_result(None)
 
-    def _taken(self) -> int:
-        return self._given - (self._transport.get_write_buffer_size() if self._transport is not None else 0)
-
     def _watch(self) -> None:
-        self._stall = asyncio.get_running_loop().call_later(STALL_S, self._check_stall, self._taken())
+        self._stall = asyncio.get_running_loop().call_later(STALL_S, self.check_stall, self.taken)
 
     def _unwatch(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
 
-    def _check_stall(self, taken: int) -> None:
+    def check_stall(self, taken: int) -> None:
         """Ends a link whose reader took nothing since the last look."""
-        if self._taken() > taken:
+        if self.taken > taken:
             self._watch()
         else:
             self.abort(f"its reader took nothing for {STALL_S:g} s")

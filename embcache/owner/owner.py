@@ -37,8 +37,8 @@ class Owner:
         imports = Imports(store, threads, tables, import_idle_s)
         self.parts = Parts(store, threads, memory, tables, reads, imports)
         self._rings = Rings(memory)
-        stats = Stats(self.parts, lambda: self._server.links)
-        self._server = Server(folder, Operations(self.parts, stats), self._greet)
+        stats = Stats(self.parts, lambda: len(self.server.connections))
+        self.server = Server(folder, Operations(self.parts, stats), self._greet)
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self, declared: Iterable[TableSpec]) -> None:
@@ -47,11 +47,11 @@ class Owner:
         await parts.tables.open(declared)
         watches = (self._rings.watch(), parts.imports.watch(), parts.memory.watch())
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
-        self._server.start()
+        self.server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening, finish what was asked within `grace_s` seconds, then close everything, the store last."""
-        await self._server.stop(grace_s)
+        await self.server.stop(grace_s)
         for watch in self._watches:
             watch.cancel()
         if self._watches:

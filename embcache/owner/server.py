@@ -54,9 +54,9 @@ class Server:
         self._listener: socket.socket | None = None
 
     @property
-    def links(self) -> int:
-        """How many links there are."""
-        return len(self._links)
+    def connections(self) -> list[Connection]:
+        """The links there are."""
+        return list(self._links)
 
     def start(self) -> None:
         """Begin to listen. Call it only while the store is held: a socket that is there is then nobody's."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.owner.stores import MemoryStore, WatchedStore
+from tests.owner.stores import WatchedStore, new_store
 from tests.owner.support import ITEM, OwnerThread
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> WatchedStore:
-    return WatchedStore(MemoryStore())
+    return WatchedStore(new_store(tmp_path))
 
 
 @pytest.fixture

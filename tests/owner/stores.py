@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from embcache_storage.store import BulkLoad, RowStore, U8Array, U64Array, VersionExists, VersionGone
+
+
+def new_store(folder: Path) -> RowStore:
+    """A store for one test."""
+    return MemoryStore()
 
 
 class MemoryStore:
@@ -117,6 +123,7 @@ class WatchedStore:
         self.asked: list[list[int]] = []
         self.read_errors: list[Exception] = []
         self.meta_errors: list[Exception] = []
+        self.bulk_errors: list[Exception] = []
         self.reading = threading.Semaphore(0)
         self._gate = threading.Event()
         self._gate.set()
@@ -162,7 +169,7 @@ class WatchedStore:
         self._store.drop(version)
 
     def bulk(self, version: int, row_bytes: int) -> BulkLoad:
-        return self._store.bulk(version, row_bytes)
+        return _WatchedLoad(self._store.bulk(version, row_bytes), self.bulk_errors)
 
     def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
         self._store.write(version, ids, rows)
@@ -181,3 +188,34 @@ class WatchedStore:
 
     def memory(self) -> dict[str, int]:
         return self._store.memory()
+
+
+class _WatchedLoad:
+    """A load whose `add` fails when told to."""
+
+    def __init__(self, load: BulkLoad, errors: list[Exception]) -> None:
+        self._load = load
+        self._errors = errors
+
+    @property
+    def rows(self) -> int:
+        return self._load.rows
+
+    def add(self, ids: U64Array, rows: U8Array) -> None:
+        if self._errors:
+            raise self._errors.pop()
+        self._load.add(ids, rows)
+
+    def commit(self) -> int:
+        return self._load.commit()
+
+    def abort(self) -> None:
+        self._load.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()

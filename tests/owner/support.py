@@ -76,7 +76,11 @@ class OwnerThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` on the owner's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT)
+        return self.begin(work).result(WAIT)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begins `work` on the owner's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def when(self, condition: Callable[[], bool]) -> bool:
         """Waits, step by step of the owner's loop, until the condition holds there; False when it never does."""
@@ -96,7 +100,7 @@ class OwnerThread:
             tables = self.owner.parts.memory.tables
             held = tables.get(number)
             assert held is not None
-            rows, status, _ = Reader(tables).lookup(held, ids)
+            rows, status, _ = Reader(self.arena).lookup(held, ids)
             return rows, status
 
         return self.run(look())
