@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,8 +36,11 @@ def compare(
         chosen = selected(only or [])
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from error
+    if json is not None and not json.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{json.parent} is not a folder", param_hint="--json")
     console = Console()
-    report = run(chosen, rounds, console, sys.argv[1:])
+    with _failures_said(console):
+        report = run(chosen, rounds, console, sys.argv[1:])
     print_report(report, console)
     if json is not None:
         report.write(json)
@@ -70,16 +75,25 @@ def demo(
     seconds: Annotated[float, typer.Option(help="The longest replay of one table.", min=0.0)] = 10.0,
 ) -> None:
     """Serve, import, replay a recommender's lookups, check every row, print a table, and serve on."""
-    from embcache_client import ClientError
-    from loadtest.datasets import DataError
-    from loadtest.demo import RowsDiffer, run
-    from loadtest.processes import ProcessFailed
+    from loadtest.demo import run
 
     console = Console()
-    try:
+    with _failures_said(console):
         run(data, once, seconds, console)
+
+
+@contextmanager
+def _failures_said(console: Console) -> Iterator[None]:
+    """What can go wrong becomes one line and exit status 1; Ctrl-C and SIGTERM give 130."""
+    from embcache_client import ClientError
+    from loadtest.datasets import DataError
+    from loadtest.processes import ProcessFailed
+    from loadtest.replay import RowsDiffer
+
+    try:
+        yield
     except (DataError, ProcessFailed, RowsDiffer, ClientError) as error:
-        console.print(f"demo: {error}", style="red", markup=False, highlight=False)
+        console.print(f"loadtest: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from loadtest import facts
 from loadtest.pairs.base import Pair
+from loadtest.processes import terminated_as_interrupted
 from loadtest.records import Report
 
 
@@ -22,7 +23,8 @@ def compare(pairs: Sequence[Pair], rounds: int, console: Console, arguments: Seq
         machine=facts.machine(),
         versions=facts.versions(),
     )
-    for pair in pairs:
-        with console.status(f"{pair.name}: {pair.what}"):
-            report.records.append(pair.record(rounds))
+    with terminated_as_interrupted():
+        for pair in pairs:
+            with console.status(f"{pair.name}: {pair.what}"):
+                report.records.append(pair.record(rounds))
     return report

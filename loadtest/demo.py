@@ -5,12 +5,9 @@ Speaks to the service through the client alone, as anybody would.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,17 +17,13 @@ from embcache_client.results import TableRows
 from loadtest.datasets import DataError, Dataset, read_folder, synthetic
 from loadtest.demo_text import next_things, results_table
 from loadtest.importing import import_table
-from loadtest.processes import ProcessFailed
-from loadtest.replay import Replayed, replay
+from loadtest.processes import ProcessFailed, terminated_as_interrupted
+from loadtest.replay import Replayed, RowsDiffer, replay
 from loadtest.served import Served, served
 from loadtest.workloads import U64s
 
 WARM_SHARE = 0.25
 """The warm tier's part of all rows' bytes: small enough that the tiers show."""
-
-
-class RowsDiffer(RuntimeError):
-    """Rows came back that are not those of their source."""
 
 
 def run(data: Path | None, once: bool, seconds: float, console: Console) -> None:
@@ -39,7 +32,7 @@ def run(data: Path | None, once: bool, seconds: float, console: Console) -> None
     Raises DataError, ProcessFailed, RowsDiffer or the client's errors. The service is stopped and its files are removed
     in any case, Ctrl-C included.
     """
-    with _terminated_as_interrupted():
+    with terminated_as_interrupted():
         datasets = _datasets(data, console)
         row_bytes = sum(dataset.rows.nbytes for dataset in datasets)
         capacity = f"{max(round(row_bytes * WARM_SHARE / 2**20), 1)}MiB"
@@ -121,17 +114,3 @@ def _serve_on(service: Served, datasets: Sequence[Dataset], console: Console) ->
 def _progress(console: Console) -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that the service is stopped and its files are removed."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -21,6 +21,10 @@ from loadtest.workloads import U64s
 LookUp = Callable[[U64s], TableRows]
 
 
+class RowsDiffer(RuntimeError):
+    """Rows came back that are not those of their source."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """What a replay saw. Latencies are of the lookups alone, checking not included.
