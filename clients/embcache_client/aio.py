@@ -138,6 +138,9 @@ class AsyncTransport:
         """Make the call, trying again where that is safe (see call.py). Raises ClientError."""
         if self._closed:
             raise RuntimeError("the client is closed")
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("an AsyncClient stays with the event loop of its first call; make one for each loop")
         deadline = self._endpoint.deadline_of(call)
         attempts: Attempts | None = None
         while True:
@@ -173,10 +176,6 @@ class AsyncTransport:
         return response
 
     def _take_idle(self) -> AsyncConnection | None:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # connections live and die with their loop
-            self._loop = loop
-            self._idle.clear()
         while self._idle:
             connection = self._idle.pop()
             if connection.is_quiet:
@@ -204,7 +203,7 @@ class AsyncTransport:
 class AsyncClient:
     """Client for asyncio: the same arguments, methods, results and errors, with `await` before each call.
 
-    To be used from one event loop at a time. A call that is cancelled closes its connection.
+    It stays with the event loop of its first call. A call that is cancelled closes its connection.
     """
 
     def __init__(
