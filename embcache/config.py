@@ -95,7 +95,7 @@ class Cold(Section):
 
     backend: Literal["rocksdb"] = "rocksdb"
     path: FilePath = Path("data")
-    block_cache: Size = 256 << 20
+    block_cache: Size = 0
     write_buffer: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
     wal_limit: Annotated[Size, Field(ge=1 << 20)] = 512 << 20
     open_timeout_s: Annotated[float, Field(gt=0)] = 60.0
