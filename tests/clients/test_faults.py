@@ -255,13 +255,15 @@ def test_other_errors_are_not_tried_again_and_keep_the_connection(
     assert peer.connections == 1
 
 
-def test_an_answer_that_comes_before_the_body_was_read_is_heard(start: Start, connect: Connect) -> None:
+@pytest.mark.parametrize("lingers", [False, True])
+def test_an_answer_that_comes_before_the_body_was_read_is_heard(start: Start, connect: Connect, lingers: bool) -> None:
     def refuse_early(conversation: Conversation) -> None:
         conversation.head()
         conversation.send(error_answer(413, "too_large", extra="Connection: close\r\n"))
-        conversation.socket.shutdown(socket.SHUT_WR)
-        while conversation.socket.recv(65536):
-            pass
+        if lingers:
+            conversation.socket.shutdown(socket.SHUT_WR)
+            while conversation.socket.recv(65536):
+                pass
 
     with pytest.raises(errors.TooLarge):
         connect(start(refuse_early).url).lookup({"item": np.arange(2_000_000)})

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embcache_client.errors import ProtocolError
@@ -45,6 +45,7 @@ def nesting(value: Any) -> int:
     return 1 + max((nesting(item) for item in (value.values() if isinstance(value, dict) else value)), default=0)
 
 
+@settings(deadline=None, max_examples=50)
 @given(messages)
 def test_reads_what_msgpack_writes(value: Any) -> None:
     packed = msgpack.packb(value)
@@ -61,6 +62,7 @@ def test_reads_every_length(size: int) -> None:
         assert copied(unpack(memoryview(msgpack.packb(value)))) == value
 
 
+@settings(deadline=None, max_examples=50)
 @given(messages, st.data())
 def test_refuses_what_is_cut_short(value: Any, data: st.DataObject) -> None:
     packed = msgpack.packb(value)
@@ -69,6 +71,7 @@ def test_refuses_what_is_cut_short(value: Any, data: st.DataObject) -> None:
         unpack(memoryview(packed[:cut]))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_nothing_but_its_own_error_comes_of_noise(noise: bytes) -> None:
     try:
