@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 from embcache.config import Cold
 from embcache.errors import ConfigError
 from embcache_storage.store import RowStore, StoreLocked
@@ -11,20 +9,19 @@ from embcache_storage.store import RowStore, StoreLocked
 
 def open_store(cold: Cold) -> RowStore:
     """The store in `cold.path`, made where there is none. ConfigError when the folder cannot be used or is locked."""
-    rocks = importlib.import_module("embcache_storage.rocks")  # rocksdict takes its time
+    from embcache_storage.rocks import RocksOptions, RocksStore  # rocksdict takes its time
 
     try:
         cold.path.mkdir(parents=True, exist_ok=True)
-        store: RowStore = rocks.RocksStore(
-            cold.path,
-            rocks.RocksOptions(
+        return RocksStore(
+            cold.path / "rocksdb",
+            RocksOptions(
                 block_cache=cold.block_cache,
                 write_buffer=cold.write_buffer,
                 wal_limit=cold.wal_limit,
                 open_timeout_s=cold.open_timeout_s,
             ),
         )
-        return store
     except StoreLocked as error:
         raise ConfigError(
             f"cold.path {cold.path}: another process has it open ({error}); stop that one, or attach to it"

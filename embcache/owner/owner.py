@@ -36,7 +36,7 @@ class Owner:
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
         imports = Imports(store, threads, tables, import_idle_s)
         self.parts = Parts(store, threads, memory, tables, reads, imports)
-        self._rings = Rings(memory)
+        self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
         self.server = Server(folder, Operations(self.parts, stats), self._greet)
         self._watches: list[asyncio.Task[None]] = []
@@ -45,7 +45,7 @@ class Owner:
         """Take up the tables, create the declared ones, and listen."""
         parts = self.parts
         await parts.tables.open(declared)
-        watches = (self._rings.watch(), parts.imports.watch(), parts.memory.watch())
+        watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch())
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
 
@@ -67,7 +67,7 @@ class Owner:
         fds = [self._arena.readonly_fd()]
         try:
             fds.append(new_ring())
-            ring = self._rings.add(fds[1])
+            ring = self.rings.add(fds[1])
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -79,4 +79,4 @@ class Owner:
             "generation": self.parts.tables.generation,
             "pid": os.getpid(),
         }
-        return Greeting(meta, fds, lambda: self._rings.remove(ring))
+        return Greeting(meta, fds, lambda: self.rings.remove(ring))

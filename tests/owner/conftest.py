@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.owner.stores import WatchedStore, new_store
+from tests.owner.stores import WatchedStore
 from tests.owner.support import ITEM, OwnerThread
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> WatchedStore:
-    return WatchedStore(new_store(tmp_path))
+def store(tmp_path: Path) -> Iterator[WatchedStore]:
+    store = WatchedStore(tmp_path / "rocksdb")
+    yield store
+    store.close()
 
 
 @pytest.fixture

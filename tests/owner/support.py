@@ -86,7 +86,7 @@ class OwnerThread:
         """Waits, step by step of the owner's loop, until the condition holds there; False when it never does."""
 
         async def look() -> bool:
-            end = self._loop.time() + WAIT
+            end = self._loop.time() + WAIT / 2
             while not condition() and self._loop.time() < end:
                 await asyncio.sleep(0)
             return condition()
@@ -100,7 +100,7 @@ class OwnerThread:
             tables = self.owner.parts.memory.tables
             held = tables.get(number)
             assert held is not None
-            rows, status, _ = Reader(self.arena).lookup(held, ids)
+            rows, status, _ = Reader(self.arena).lookup(held, np.ascontiguousarray(ids))
             return rows, status
 
         return self.run(look())

@@ -17,7 +17,7 @@ from embcache.errors import NotReady, Overloaded
 from embcache.local import frames
 from embcache.local.paths import reachable
 from embcache.owner import connection, server
-from tests.owner.stores import WatchedStore, new_store
+from tests.owner.stores import WatchedStore
 from tests.owner.support import ITEM, WAIT, OwnerThread, answer, ask, catalogue, fill, read, rows_of, some_ids
 
 IDS = some_ids(200)
@@ -206,7 +206,7 @@ def test_the_socket_is_its_users_alone_and_goes_with_the_owner(tmp_path: Path, s
 def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 50)
     folder.mkdir()
-    with OwnerThread(WatchedStore(new_store(folder)), folder, [ITEM]) as owner:
+    with OwnerThread(WatchedStore(folder / "rocksdb"), folder, [ITEM]) as owner:
         assert set(catalogue(owner.link())) == {"item"}
 
 

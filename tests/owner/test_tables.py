@@ -13,7 +13,7 @@ from embcache.local.link import Link
 from embcache.owner.catalogue import KEY
 from embcache.spec import TableSpec, Uniform
 from embcache_storage.store import StoreFull
-from tests.owner.stores import WatchedStore, new_store
+from tests.owner.stores import WatchedStore
 from tests.owner.support import ITEM, WAIT, OwnerThread, begin, catalogue, fill, read, rows_of, some_ids
 
 USER = TableSpec(name="user", dim=6, dtype="f16", default=Uniform(uniform=0.5), feature="person")
@@ -114,7 +114,7 @@ def test_another_folder_has_another_history(tmp_path: Path) -> None:
     histories = set()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        with OwnerThread(WatchedStore(new_store(tmp_path / name)), tmp_path / name) as owner:
+        with OwnerThread(WatchedStore(tmp_path / name / "rocksdb"), tmp_path / name) as owner:
             histories.add(owner.link().hello["history"])
     assert len(histories) == 2
 
