@@ -24,7 +24,7 @@ from embcache_storage.rocks_bulk import RocksBulkLoad
 from embcache_storage.rocks_errors import engine_errors
 from embcache_storage.rocks_families import Families, family_name
 from embcache_storage.rocks_open import open_database
-from embcache_storage.rocks_options import Engine, RocksOptions
+from embcache_storage.rocks_options import RocksOptions
 from embcache_storage.rocks_read import Reader, keys_of, scan
 from embcache_storage.store import StoreClosed, U8Array, U64Array
 
@@ -39,8 +39,7 @@ class RocksStore:
         self._path = Path(path).absolute()
         self._options = options or RocksOptions()
         self._path.mkdir(parents=True, exist_ok=True)
-        self._engine = Engine(self._options)
-        self._database, names = open_database(self._path, self._options, self._engine)
+        self._database, names, self._engine = open_database(self._path, self._options)
         self._staging = self._path / "staging"
         shutil.rmtree(self._staging, ignore_errors=True)
         self._families = Families(self._database, names, self._engine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import signal
@@ -22,21 +23,29 @@ from rocksdict import Rdict
 
 from embcache_storage.rocks_errors import engine_errors, store_error
 from embcache_storage.rocks_options import Engine, RocksOptions
-from embcache_storage.store import StoreError, StoreTimeout
+from embcache_storage.store import StoreCorrupt, StoreError, StoreTimeout
+
+log = logging.getLogger(__name__)
 
 
-def open_database(path: Path, options: RocksOptions, engine: Engine) -> tuple[Any, list[str]]:
-    """Open or create the database at `path`: (database, names of its column families but the default one).
+def open_database(path: Path, options: RocksOptions) -> tuple[Any, list[str], Engine]:
+    """Open or create the database at `path`: (database, names of its column families but the default one, engine).
 
-    StoreLocked, StoreTimeout, or StoreCorrupt where RocksDB refuses what it finds.
+    A damaged table file costs only its own rows: they read as damaged. StoreLocked, StoreTimeout, or StoreCorrupt where
+    RocksDB refuses what it finds.
     """
-    if _has_log(path):
+    if any(log.stat().st_size for log in path.glob("*.log")):
         _recover(path, options)
-    return _open(path, engine)
-
-
-def _has_log(path: Path) -> bool:
-    return any(log.stat().st_size for log in path.glob("*.log"))
+    engine = Engine(options)
+    try:
+        return *_open(path, engine), engine
+    except StoreCorrupt as error:
+        # RocksDB refuses the whole database for one table file that it cannot open, unless told not to be paranoid. It
+        # would then also skip damaged parts of a log, so this must never be tried while there is one.
+        engine = Engine(options, paranoid=False)
+        opened = *_open(path, engine), engine
+        log.error("opened in spite of damage, rows in damaged files cannot be read: %s", error)
+        return opened
 
 
 def _open(path: Path, engine: Engine) -> tuple[Any, list[str]]:

@@ -65,13 +65,15 @@ class RocksOptions:
 class Engine:
     """rocksdict's options for one database, with the cache and the write-buffer limit that all its versions share."""
 
-    def __init__(self, options: RocksOptions) -> None:
+    def __init__(self, options: RocksOptions, paranoid: bool = True) -> None:
+        """`paranoid` refuses a database that is damaged anywhere."""
         # An estimated entry charge of 0 lets the clock cache grow its own table; it scales over threads, LRU does not.
         self.cache: Any = Cache.new_hyper_clock_cache(options.block_cache, 0) if options.block_cache else None
         # Never stall in the manager: rocksdict would hold the GIL meanwhile, and every thread of the process wait.
         self.buffers: Any = WriteBufferManager(options.write_buffer, False)
         self.family: Any = _family_options(options, self.cache)
         self.database: Any = _database_options(options, self.cache, self.buffers)
+        self.database.set_paranoid_checks(paranoid)
 
 
 def _database_options(options: RocksOptions, cache: Any, buffers: Any) -> Any:

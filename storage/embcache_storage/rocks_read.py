@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from embcache_storage.cells import CHECKSUM_BYTES, unpack_cells
-from embcache_storage.rocks_errors import engine_errors
 from embcache_storage.rocks_options import scan_options
 from embcache_storage.store import FOUND, StoreCorrupt, U8Array, U64Array
 
@@ -128,5 +127,7 @@ def _check_end(handle: Any, after: int) -> None:
         return
     probe = handle.iter(scan_options())
     probe.seek(after.to_bytes(8, "big"))
-    with engine_errors(f"rows from id {after} on cannot be read"):
+    try:
         probe.status()
+    except Exception as error:
+        raise StoreCorrupt(f"rows from id {after} on cannot be read: {error}") from error
