@@ -13,32 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = NDArray[np.float32]
-_LARGEST = {"f16": np.float32(65504.0), "bf16": np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)}
+_LARGEST = {"f16": np.float32(65504.0), "bf16": np.array(0x7F7F, np.uint16).view(ml_dtypes.bfloat16).astype(np.float32)}
 _TYPES: dict[str, Any] = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}
 _U64 = 2**64
 
 
-def rounded(row: Row, dtype: str) -> Row:
-    """The f32 values of a row after it was written as `dtype` and read back; finite values saturate."""
+def rounded(rows: Row, dtype: str) -> Row:
+    """The f32 values of rows [n, dim] after they were written as `dtype` and read back; finite values saturate."""
     if dtype == "f32":
-        return row.copy()
+        return rows.copy()
     if dtype == "q8":
-        return _through_q8(row)
+        return _through_q8(rows)
     limit = _LARGEST[dtype]
-    narrow: Row = np.clip(row, -limit, limit).astype(_TYPES[dtype]).astype(np.float32)
+    narrow: Row = np.clip(rows, -limit, limit).astype(_TYPES[dtype]).astype(np.float32)
     return narrow
 
 
-def _through_q8(row: Row) -> Row:
-    low, high = np.float32(min(row)), np.float32(max(row))
-    scale = np.float32(np.float32(high - low) / np.float32(255))
-    values = []
-    for value in row:
-        code = np.float32(0)
-        if scale > 0:
-            code = np.clip(np.rint(np.float32(np.float32(value - low) / scale)), 0, 255).astype(np.float32)
-        values.append(np.float32(np.float32(code * scale) + low))
-    return np.array(values, np.float32)
+def _through_q8(rows: Row) -> Row:
+    if not rows.size:
+        return rows.copy()
+    low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
+    scale = (high - low) / np.float32(255)
+    steps = np.divide(rows - low, scale, out=np.zeros_like(rows), where=scale > 0)
+    codes = np.clip(np.rint(steps), 0, 255)
+    values: Row = codes * scale + low
+    return values
 
 
 def default_row(identifier: int, dim: int, default: Any) -> Row:
@@ -70,13 +69,16 @@ class NaiveTable:
 
     def load(self, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
         """Replace all rows, as an import does."""
-        pairs = zip(map(int, ids), np.asarray(rows, np.float32), strict=True)
-        self.rows = {identifier: rounded(row, self.dtype) for identifier, row in pairs}
+        at_rest = rounded(np.asarray(rows, np.float32), self.dtype)
+        self.rows = dict(zip(map(int, ids), at_rest, strict=True))
 
     def at_rest(self, identifier: int) -> Row:
         """A row, or the default row, in the table's dtype."""
         found = self.rows.get(identifier)
-        return rounded(default_row(identifier, self.dim, self.default), self.dtype) if found is None else found
+        if found is not None:
+            return found
+        default: Row = rounded(default_row(identifier, self.dim, self.default)[None, :], self.dtype)[0]
+        return default
 
 
 class Naive:
@@ -89,9 +91,9 @@ class Naive:
         """(rows f32 [n, dim] as they come off the wire, whether each id has a row)."""
         owner = self.tables[table]
         listed = [int(identifier) for identifier in ids]
-        rows = [rounded(owner.at_rest(identifier), dtype) for identifier in listed]
+        rows = np.array([owner.at_rest(identifier) for identifier in listed], np.float32)
         found = [identifier in owner.rows for identifier in listed]
-        return np.array(rows, np.float32).reshape(len(listed), owner.dim), found
+        return rounded(rows.reshape(len(listed), owner.dim), dtype), found
 
     def lookup_bags(
         self, table: str, bags: Iterable[Iterable[int]], options: Mapping[str, Any], dtype: str = "f32"
@@ -109,5 +111,5 @@ class Naive:
                     count += 1
             if options["pooling"] == "mean" and count:
                 total = total / np.float32(count)
-            pooled.append(rounded(total, dtype))
-        return np.array(pooled, np.float32).reshape(len(pooled), owner.dim)
+            pooled.append(total)
+        return rounded(np.array(pooled, np.float32).reshape(len(pooled), owner.dim), dtype)

@@ -44,7 +44,7 @@ def test_values_out_of_range_saturate_and_are_counted(code: int) -> None:
     largest = np.float32(3.4028235e38)
     encoded, saturated = encode_rows(np.array([[largest, -largest, 1.0]], np.float32), code)
     row = decode_rows(encoded, code, 3)[0]
-    np.testing.assert_array_equal(row, rounded(np.array([largest, -largest, 1.0], np.float32), NAMES[code]))
+    np.testing.assert_array_equal(row, rounded(np.array([[largest, -largest, 1.0]], np.float32), NAMES[code])[0])
     assert saturated == 2
     assert np.isfinite(row).all()
 
@@ -55,7 +55,7 @@ def test_any_row_survives_as_the_oracle_says(code: int, row: list[float]) -> Non
     values = np.array([row], np.float32)
     encoded, _ = encode_rows(values, code)
     with np.errstate(under="ignore"):
-        np.testing.assert_array_equal(decode_rows(encoded, code, len(row))[0], rounded(values[0], NAMES[code]))
+        np.testing.assert_array_equal(decode_rows(encoded, code, len(row))[0], rounded(values, NAMES[code])[0])
 
 
 def test_a_row_wider_than_f32s_range_stays_finite_in_q8() -> None:
