@@ -27,6 +27,7 @@ CODES = (
     "not_found",
     "method_not_allowed",
 )
+_LIKELIEST = (2, 3, 0, 1, 4, 5, 6)
 SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MAX_TABLES = 512
 OTHERS = "(others)"  # all tables after the first MAX_TABLES - 1, together
@@ -50,17 +51,22 @@ class Counters:
         self._errors = {code: _ERRORS + place for place, code in enumerate(CODES)}
         self._slots = {name: self._tiers_of(place) for place, name in enumerate(self._names())}
 
-    def looked_up(self, seconds: float, tiers: Iterable[tuple[str, Sequence[int]]]) -> None:
-        """Count a lookup that was answered after `seconds`; `tiers` has how many ids of a table had which status."""
+    def looked_up(self, seconds: float) -> None:
+        """Count a lookup that was answered after `seconds`."""
         words = self._words
         words[_LOOKUPS] += 1
         words[_NANOSECONDS] += int(seconds * 1e9)
         words[_LATENCIES + bisect_left(SECONDS, seconds)] += 1
-        for table, counts in tiers:
-            slot = self._slots.get(table) or self._new_slot(table)
-            for tier, count in enumerate(counts, slot):
-                if count:
-                    words[tier] += count
+
+    def answered(self, table: str, status: bytes) -> None:
+        """Count the ids of a table by tier: `status` u8[n] is that of each id."""
+        slot, left = self._slots.get(table) or self._new_slot(table), len(status)
+        for tier in _LIKELIEST:
+            if not left:
+                return
+            count = status.count(tier)
+            left -= count
+            self._words[slot + tier] += count
 
     def failed(self, code: str) -> None:
         """Count an answer that was an error; a code that is not known counts as internal."""

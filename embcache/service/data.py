@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcache.config import Server
 from embcache.errors import DeadlineExceeded, HistoryChanged, NotReady
@@ -18,9 +19,9 @@ from embcache.metrics import Counters
 from embcache.service import failures
 from embcache.service.auth import Doorkeeper
 from embcache.service.bodies import ClientGone, Receive, Scope, Send, check_msgpack, read_body
-from embcache.service.buffers import BufferPool
+from embcache.service.buffers import Buffer, BufferPool
 from embcache.service.reader import Reader
-from embcache.service.replies import Skeleton
+from embcache.service.replies import lay_out
 from embcache.service.requests import LookupRequest, parse_lookup
 from embcache.service.sending import Reply, send_failure, send_reply
 
@@ -74,32 +75,34 @@ class LookupEndpoint:
             except VersionGoneError:
                 await cache.refresh_async()
             else:
-                tiers = [(table, counts.tolist()) for table, counts in lookup.tier_counts()]
-                self._counters.looked_up(time.monotonic() - arrived, tiers)
+                self._counters.looked_up(time.monotonic() - arrived)
                 return reply
         raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
 
     async def _fill(self, lookup: Lookup, request: LookupRequest, deadline: float) -> Reply:
         """The whole reply, all its rows found or given up."""
-        skeleton = Skeleton(lookup.position, lookup.history, request.dtype, lookup.parts)
-        reply = self._room(skeleton.size)
+        skeleton = lay_out(lookup.position, lookup.history, request.dtype, tuple(lookup.parts))
+        array, buffer = self._room(skeleton.size)
         try:
-            skeleton.write(reply.body)
-            if lookup.run(np.frombuffer(reply.body, np.uint8), skeleton.places):
+            body = array.data
+            skeleton.write(body)
+            if lookup.run(array, skeleton.places):
                 await lookup.finish_async(deadline)
             if request.strict:
                 lookup.check_strict()
+            for part, place in zip(lookup.parts, skeleton.places, strict=True):
+                self._counters.answered(part.table, bytes(body[place.status : place.status + part.status_bytes]))
         except BaseException:
-            if reply.buffer is not None:
-                self.pool.give(reply.buffer)
+            if buffer is not None:
+                self.pool.give(buffer)
             raise
-        return reply
+        return Reply(body, buffer)
 
-    def _room(self, size: int) -> Reply:
+    def _room(self, size: int) -> tuple[NDArray[np.uint8], Buffer | None]:
         if size <= SMALL:
-            return Reply(np.empty(size, np.uint8).data, None)
+            return np.empty(size, np.uint8), None
         buffer = self.pool.take(size)
-        return Reply(buffer.view[:size], buffer)
+        return buffer.array[:size], buffer
 
     async def _fail(self, failure: failures.Failure, send: Send) -> None:
         self._counters.failed(failure.code)

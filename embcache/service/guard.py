@@ -8,7 +8,6 @@ Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embcache.errors import MalformedRequest, TooLarge
 from embcache.host.jit import kernel
@@ -44,8 +43,8 @@ _UNIT[0xDE:0xE0] = _PAIRS
 
 
 @kernel
-def scan(body: NDArray[np.uint8], max_depth: int, max_elements: int) -> tuple[int, int, int]:  # noqa: PLR0911  (one for each finding)
-    """Walk over the one msgpack value that should fill `body` (u8[n]).
+def scan(body: bytes, max_depth: int, max_elements: int) -> tuple[int, int, int]:  # noqa: PLR0911  (one for each finding)
+    """Walk over the one msgpack value that should fill `body`.
 
     Returns (problem, where, pairs): FINE or what is wrong, the byte at which it is, and the pairs in all maps together,
     which tells a caller who adds up the sizes of the decoded maps that no key was repeated. Elements are values at any
@@ -53,7 +52,7 @@ def scan(body: NDArray[np.uint8], max_depth: int, max_elements: int) -> tuple[in
     """
     left = np.empty(max_depth + 1, np.int64)  # values still to come, for each open level
     left[0] = 1
-    depth, elements, pairs, at = 0, 0, 0, 0
+    depth, elements, pairs, at, size = 0, 0, 0, 0, len(body)
     while depth >= 0:
         if left[depth] == 0:
             depth -= 1
@@ -62,21 +61,21 @@ def scan(body: NDArray[np.uint8], max_depth: int, max_elements: int) -> tuple[in
         elements += 1
         if elements > max_elements:
             return TOO_MANY, at, pairs
-        if at >= body.size:
+        if at >= size:
             return TRUNCATED, at, pairs
         start, code = at, body[at]
         unit, length, width = _UNIT[code], _FIXED[code], _WIDTH[code]
         at += 1 + width
         if unit < 0:
             return -unit, start, pairs
-        if at > body.size:
+        if at > size:
             return TRUNCATED, start, pairs
         for i in range(at - width, at):
             length = (length << 8) | np.int64(body[i])
         if unit == _PAIRS:
             pairs += length
             length *= 2
-        if length > body.size - at:  # a value is a byte at least
+        if length > size - at:  # a value is a byte at least
             return TRUNCATED, start, pairs
         if unit == _BYTES:
             at += length
@@ -85,20 +84,15 @@ def scan(body: NDArray[np.uint8], max_depth: int, max_elements: int) -> tuple[in
         if depth > max_depth:
             return TOO_DEEP, start, pairs
         left[depth] = length
-    return (FINE if at == body.size else TRAILING), at, pairs
+    return (FINE if at == size else TRAILING), at, pairs
 
 
-def as_array(body: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """The bytes as u8[n], without a copy."""
-    return np.frombuffer(body, np.uint8)
-
-
-def measure(body: bytes | bytearray | memoryview, max_depth: int, max_elements: int) -> int:
+def measure(body: bytes, max_depth: int, max_elements: int) -> int:
     """Pass a body that is safe to decode, and return the pairs in all its maps together.
 
     Raises MalformedRequest, or TooLarge where there are more than `max_elements` elements.
     """
-    problem, where, pairs = scan(as_array(body), max_depth, max_elements)
+    problem, where, pairs = scan(body, max_depth, max_elements)
     if problem == FINE:
         return int(pairs)
     if problem == TOO_MANY:

@@ -26,6 +26,7 @@ _MAX_U32, _MAX_U64 = 2**32 - 1, 2**64 - 1
 _KEYS_AND_VALUES = 16 + 16 * MAX_QUERIES  # elements of a request beside its feature values
 
 _REQUEST_KEYS = frozenset(("queries", "dtype", "strict", "min_position", "history", "deadline_ms"))
+_FIRST_KEYS = frozenset(("queries", "dtype"))
 _QUERY_KEYS = frozenset(("table", "version", "ids", "values", "lengths", "pooling", "weights"))
 _KINDS = {
     str: "a string",
@@ -46,10 +47,10 @@ class LookupRequest:
 
     queries: list[Query]
     dtype: str
-    strict: bool
-    min_position: int
-    history: str | None
-    deadline_ms: int | None
+    strict: bool = False
+    min_position: int = 0
+    history: str | None = None
+    deadline_ms: int | None = None
 
 
 def parse_lookup(body: bytes, max_ids: int, feature_of: Callable[[str], str]) -> LookupRequest:
@@ -59,16 +60,21 @@ def parse_lookup(body: bytes, max_ids: int, feature_of: Callable[[str], str]) ->
     """
     pairs = guard.measure(body, MAX_DEPTH, max_ids + _KEYS_AND_VALUES)
     request = unpack_map(body)
-    if unknown := request.keys() - _REQUEST_KEYS:
-        _unknown_key("", unknown, _REQUEST_KEYS)
-    entries = _entries(request)
-    queries = [_query(entry, place, feature_of) for place, entry in enumerate(entries)]
-    if pairs != len(request) + sum(map(len, entries)):
+    if not request.keys() <= _REQUEST_KEYS:
+        _unknown_key("", request.keys() - _REQUEST_KEYS, _REQUEST_KEYS)
+    pairs -= len(request)
+    queries = []
+    for place, entry in enumerate(_entries(request)):
+        queries.append(_query(entry, place, feature_of))
+        pairs -= len(entry)
+    if pairs:
         raise MalformedRequest("a key stands twice in one map of the request: give each key once")
     _check_size(queries, max_ids)
     dtype = request.get("dtype", "f32")
     if dtype not in DTYPES:
         _unsupported_dtype(dtype)
+    if request.keys() <= _FIRST_KEYS:
+        return LookupRequest(queries, dtype)
     return LookupRequest(
         queries,
         dtype,
@@ -90,21 +96,20 @@ def unpack_map(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _entries(request: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(request: dict[str, Any]) -> list[Any]:
     entries = request.get("queries")
     if type(entries) is not list:
         _mistyped("queries", entries, "an array of maps", "queries" in request)
     if not 1 <= len(entries) <= MAX_QUERIES:
         raise MalformedRequest(f"queries: {len(entries)} of them; a request holds 1 to {MAX_QUERIES}")
-    for place, entry in enumerate(entries):
-        if type(entry) is not dict:
-            _mistyped(f"queries[{place}]", entry, "a map")
     return entries
 
 
-def _query(entry: dict[str, Any], place: int, feature_of: Callable[[str], str]) -> Query:
-    if unknown := entry.keys() - _QUERY_KEYS:
-        _unknown_key(f"queries[{place}].", unknown, _QUERY_KEYS)
+def _query(entry: Any, place: int, feature_of: Callable[[str], str]) -> Query:
+    if type(entry) is not dict:
+        _mistyped(f"queries[{place}]", entry, "a map")
+    if not entry.keys() <= _QUERY_KEYS:
+        _unknown_key(f"queries[{place}].", entry.keys() - _QUERY_KEYS, _QUERY_KEYS)
     table = entry.get("table")
     if type(table) is not str:
         _mistyped(f"queries[{place}].table", table, "a table's name", "table" in entry)
@@ -170,9 +175,11 @@ def _hashed(entry: dict[str, Any], place: int, feature_of: Callable[[str], str],
 
 def _check_size(queries: list[Query], max_ids: int) -> None:
     """Bounds the IDs and the rows of all queries together; a bag without IDs has a row too."""
-    ids = sum(query.ids.size for query in queries)
-    rows = sum(query.ids.size if query.lengths is None else query.lengths.size for query in queries)
-    if max(ids, rows) > max_ids:
+    ids = rows = 0
+    for query in queries:
+        ids += query.ids.size
+        rows += query.ids.size if query.lengths is None else query.lengths.size
+    if ids > max_ids or rows > max_ids:
         what = f"{ids} ids" if ids > max_ids else f"{rows} bags"
         raise TooLarge(
             f"the request asks for {what}; at most {max_ids} go in one, so split it", {"max_ids_per_request": max_ids}

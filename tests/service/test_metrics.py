@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embcache import errors, metrics
-from embcache.metrics import BLOCK_BYTES, MAX_TABLES, OTHERS, Counters, Gauge, exposition
+from embcache.metrics import BLOCK_BYTES, MAX_TABLES, OTHERS, TIERS, Counters, Gauge, exposition
 
 
 def samples(*blocks: memoryview, gauges: tuple[Gauge, ...] = ()) -> dict[tuple[str, ...], float]:
@@ -25,13 +25,16 @@ def block() -> memoryview:
 def test_lookups_are_counted_by_table_tier_and_latency() -> None:
     memory = block()
     counters = Counters(memory)
-    counters.looked_up(0.0003, [("item", [1, 0, 5, 2, 0, 0, 0]), ("tag", [0, 0, 1, 0, 0, 0, 0])])
-    counters.looked_up(0.0301, [("item", [0, 0, 3, 0, 0, 0, 0])])
-    counters.looked_up(60.0, [])
+    for seconds in (0.0003, 0.0301, 60.0):
+        counters.looked_up(seconds)
+    counters.answered("item", bytes([2, 0, 2, 3, 3, 2, 2, 2, 6, 5, 1, 4]))
+    counters.answered("tag", b"\x02")
+    counters.answered("item", b"\x02" * 3)
+    counters.answered("item", b"")
     read = samples(memory)
     assert read["embcache_lookups_total",] == 3
     assert read["embcache_ids_total", "item", "warm"] == 8
-    assert read["embcache_ids_total", "item", "missing"] == 1
+    assert [read["embcache_ids_total", "item", tier] for tier in TIERS] == [1, 1, 8, 2, 1, 1, 1]
     assert read["embcache_ids_total", "tag", "warm"] == 1
     assert read["embcache_ids_total", "tag", "cold"] == 0
     buckets = {labels[1]: value for labels, value in read.items() if labels[0] == "embcache_lookup_seconds_bucket"}
@@ -55,9 +58,12 @@ def test_every_error_code_has_a_count() -> None:
 def test_fronts_are_added_up_and_a_new_one_goes_on_counting() -> None:
     blocks = [block(), block()]
     for memory in blocks:
-        Counters(memory).looked_up(0.001, [("item", [0, 0, 2, 0, 0, 0, 0])])
+        Counters(memory).looked_up(0.001)
+        Counters(memory).answered("item", b"\x02\x02")
     again = Counters(blocks[0])
-    again.looked_up(0.001, [("b" * 64, [1]), ("item", [0, 0, 1, 0, 0, 0, 0])])
+    again.looked_up(0.001)
+    again.answered("b" * 64, b"\0")
+    again.answered("item", b"\x02")
     read = samples(*blocks)
     assert read["embcache_lookups_total",] == 3
     assert read["embcache_ids_total", "item", "warm"] == 5
@@ -68,7 +74,7 @@ def test_tables_beyond_the_last_slot_are_counted_together() -> None:
     memory = block()
     counters = Counters(memory)
     for number in range(MAX_TABLES + 5):
-        counters.looked_up(0.0, [(f"t{number}", [1])])
+        counters.answered(f"t{number}", b"\0")
     read = samples(memory)
     assert read["embcache_ids_total", f"t{MAX_TABLES - 2}", "missing"] == 1
     assert read["embcache_ids_total", OTHERS, "missing"] == 6
