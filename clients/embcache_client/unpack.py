@@ -101,7 +101,7 @@ def _extent(message: memoryview, at: int, length: Struct) -> tuple[int, int]:
 
 
 def _array(message: memoryview, at: int, length: int, depth: int) -> tuple[list[Any], int]:
-    _check_room(message, at, length, depth)
+    _check_depth(at, depth)
     items = []
     for _ in range(length):
         item, at = _value(message, at, depth - 1)
@@ -110,7 +110,7 @@ def _array(message: memoryview, at: int, length: int, depth: int) -> tuple[list[
 
 
 def _map(message: memoryview, at: int, length: int, depth: int) -> tuple[dict[str, Any], int]:
-    _check_room(message, at, 2 * length, depth)
+    _check_depth(at, depth)
     items: dict[str, Any] = {}
     for _ in range(length):
         key, end = _value(message, at, depth - 1)
@@ -122,9 +122,6 @@ def _map(message: memoryview, at: int, length: int, depth: int) -> tuple[dict[st
     return items, at
 
 
-def _check_room(message: memoryview, at: int, values: int, depth: int) -> None:
-    """A value takes at least a byte: a longer claim is false, and is refused before anything is built for it."""
+def _check_depth(at: int, depth: int) -> None:
     if depth == 0:
         raise ProtocolError(f"msgpack is nested more than {MAX_DEPTH} deep at byte {at}")
-    if values > len(message) - at:
-        raise IndexError

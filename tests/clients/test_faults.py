@@ -82,6 +82,23 @@ def test_a_server_that_does_not_read_is_a_timeout(start: Start, connect: Connect
         client.lookup({"item": np.arange(4_000_000)})
 
 
+def test_a_server_that_reads_slowly_is_a_timeout_all_the_same(start: Start, connect: Connect) -> None:
+    done, read = threading.Event(), []
+
+    def sip(conversation: Conversation) -> None:
+        while piece := conversation.socket.recv(65536):
+            read.append(len(piece))
+            conversation.peer.is_over.wait(0.01)
+        done.set()
+
+    peer = start(sip)
+    ids = np.arange(4_000_000)
+    with pytest.raises(errors.Timeout):
+        connect(peer.url, timeout=0.3).lookup({"item": ids})
+    done.wait()
+    assert sum(read) < ids.nbytes
+
+
 def test_the_connection_of_a_timeout_is_not_used_again(start: Start, connect: Connect) -> None:
     def late(conversation: Conversation) -> None:
         conversation.request()
@@ -89,7 +106,7 @@ def test_the_connection_of_a_timeout_is_not_used_again(start: Start, connect: Co
         conversation.send(rows_answer(5, 5))
 
     peer = start(late, serving(GOOD))
-    client = connect(peer.url, timeout=0.2)
+    client = connect(peer.url, timeout=1)  # enough for the second call on a busy machine
     with pytest.raises(errors.Timeout):
         client.lookup(IDS)
     assert is_good(client.lookup(IDS))

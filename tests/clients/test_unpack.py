@@ -93,7 +93,7 @@ def test_bins_are_views() -> None:
     [
         ("93 01 02", "ends in the middle of a value, after 3 bytes"),
         ("c6 ff ff ff ff 00", "ends in the middle"),
-        ("dd ff ff ff ff", "ends in the middle"),  # four thousand million values are not there: nothing is built
+        ("dd ff ff ff ff", "ends in the middle"),  # nothing is built for what is only claimed
         ("01 02", "1 bytes follow the msgpack value, from byte 1"),
         ("c1", "type 0xc1 at byte 0"),
         ("91 d4 00 00", "type 0xd4 at byte 1"),
