@@ -84,10 +84,10 @@ class Found:
     remarks: list[str] = field(default_factory=list)
 
 
-def synthetic(seed: int = 1) -> list[Dataset]:
-    """Two made-up tables under the published reuse: items asked for by the query, and users."""
+def synthetic(items: int = 120_000, seed: int = 1) -> list[Dataset]:
+    """Two made-up tables under the published reuse: items, and half as many users."""
     rng = np.random.default_rng(seed)
-    return [_synthetic("item", 120_000, np.float32, rng), _synthetic("user", 60_000, np.float16, rng)]
+    return [_synthetic("item", items, np.float32, rng), _synthetic("user", items // 2, np.float16, rng)]
 
 
 def read_folder(folder: Path, seed: int = 1) -> Found:

@@ -111,7 +111,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_synthetic_tables_say_that_they_are() -> None:
-    datasets = synthetic(seed=3)
+    datasets = synthetic(items=10_000)
     assert [dataset.table for dataset in datasets] == ["item", "user"]
     for dataset in datasets:
         assert dataset.origin.startswith("synthetic rows and trace")
