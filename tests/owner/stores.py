@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,8 @@ class WatchedStore:
     """A RowStore in `folder`, opened at its first use, and opened anew when it is used after a `close`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        self.before: Callable[[str], None] = lambda call: None
         self._opened: RocksStore | None = None
         self.asked: list[list[int]] = []
         self.read_errors: list[Exception] = []
@@ -30,7 +31,7 @@ class WatchedStore:
     @property
     def _store(self) -> RocksStore:
         if self._opened is None:
-            self._opened = RocksStore(self._folder, RocksOptions(threads=2))
+            self._opened = RocksStore(self.folder, RocksOptions(threads=2))
         return self._opened
 
     def close(self) -> None:
@@ -65,6 +66,7 @@ class WatchedStore:
         return self._store.read(version, row_bytes, ids)
 
     def put_meta(self, key: str, value: bytes) -> None:
+        self.before("put_meta")
         if self.meta_errors:
             raise self.meta_errors.pop()
         self._store.put_meta(key, value)
@@ -73,13 +75,16 @@ class WatchedStore:
         return self._store.versions()
 
     def create(self, version: int, row_bytes: int) -> None:
+        self.before("create")
         self._store.create(version, row_bytes)
 
     def drop(self, version: int) -> None:
+        self.before("drop")
         self._store.drop(version)
 
     def bulk(self, version: int, row_bytes: int) -> BulkLoad:
-        return _WatchedLoad(self._store.bulk(version, row_bytes), self.bulk_errors)
+        self.before("bulk")
+        return _WatchedLoad(self._store.bulk(version, row_bytes), self)
 
     def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
         self._store.write(version, ids, rows)
@@ -101,22 +106,24 @@ class WatchedStore:
 
 
 class _WatchedLoad:
-    """A load whose `add` fails when told to."""
+    """A load of a WatchedStore, watched as well."""
 
-    def __init__(self, load: BulkLoad, errors: list[Exception]) -> None:
+    def __init__(self, load: BulkLoad, store: WatchedStore) -> None:
         self._load = load
-        self._errors = errors
+        self._store = store
 
     @property
     def rows(self) -> int:
         return self._load.rows
 
     def add(self, ids: U64Array, rows: U8Array) -> None:
-        if self._errors:
-            raise self._errors.pop()
+        self._store.before("add")
+        if self._store.bulk_errors:
+            raise self._store.bulk_errors.pop()
         self._load.add(ids, rows)
 
     def commit(self) -> int:
+        self._store.before("commit")
         return self._load.commit()
 
     def abort(self) -> None:
