@@ -88,7 +88,7 @@ def test_a_server_that_reads_slowly_is_a_timeout_all_the_same(start: Start, conn
     def sip(conversation: Conversation) -> None:
         while piece := conversation.socket.recv(65536):
             read.append(len(piece))
-            conversation.peer.is_over.wait(0.01)
+            conversation.peer.is_over.wait(0.002)
         done.set()
 
     peer = start(sip)
