@@ -1,0 +1,76 @@
+"""What the commands print: tables and rows, for people. May touch nothing but its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from embcache.cli.plan import Need
+from embcache.cli.tables import TableInfo
+from embcache.config import Settings
+from embcache_client import STATUS_NAMES, TableRows
+
+SHOWN = 8
+"""Elements of a row that `lookup` prints unless it is asked for all."""
+
+
+def tables_table(infos: Sequence[TableInfo]) -> Table:
+    """One line a table."""
+    table = Table("table", "version", "dtype", box=None)
+    for column in ("dim", "rows", "in memory", "memory", "disk"):
+        table.add_column(column, justify="right")
+    for info in infos:
+        table.add_row(
+            info.spec.name,
+            info.version,
+            info.spec.dtype,
+            f"{info.spec.dim:,}",
+            f"{info.rows:,}",
+            f"{info.warm_rows:,}",
+            size(info.warm_bytes),
+            size(info.cold_bytes),
+        )
+    return table
+
+
+def rows_table(ids: Sequence[str], found: TableRows, whole: bool) -> Table:
+    """One line an id: its tier and its row, or the first elements of it."""
+    table = Table("id", "tier", box=None)
+    table.add_column("row", overflow="fold")
+    for asked, status, row in zip(ids, found.status.tolist(), found.rows.tolist(), strict=True):
+        shown = row if whole else row[:SHOWN]
+        more = f" ... {len(row) - len(shown)} more" if len(shown) < len(row) else ""
+        table.add_row(asked, STATUS_NAMES[status], " ".join(f"{value:.6g}" for value in shown) + more)
+    return table
+
+
+def plan_table(needs: Sequence[Need], settings: Settings, disk_free: int | None) -> Table:
+    """One line a dtype: bytes a row, in host memory, on disk, and how that fits what is configured."""
+    capacity = settings.warm.capacity
+    table = Table("dtype", box=None)
+    for column in ("row", "warm: all rows", f"warm of {size(capacity)} holds", "cold: all rows (about)"):
+        table.add_column(column, justify="right")
+    for need in needs:
+        holds = need.warm_rows(capacity)
+        fits = "" if disk_free is None or need.cold <= disk_free else f", {size(disk_free)} free"
+        table.add_row(
+            need.dtype,
+            f"{need.row:,} B",
+            size(need.warm),
+            "all" if holds == need.rows else f"{holds / need.rows:.1%} ({holds:,})",
+            size(need.cold) + fits,
+        )
+    return table
+
+
+def size(nbytes: int) -> str:
+    """Bytes in powers of two, as config.toml writes them: "1.5 GiB"."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024 or unit == "TiB":
+            break
+    return f"{value:,.1f} {unit}"

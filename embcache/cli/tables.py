@@ -1,0 +1,145 @@
+"""Tables as the commands see them: through a running service, or in a stopped one's data folder. The only seam of the
+two; whoever uses it need not know which it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.cache import EmbeddingCache
+from embcache.config import Settings
+from embcache.errors import MalformedRequest
+from embcache.spec import TableSpec
+from embcache_client import Client, TableRows
+from embcache_client.errors import ProtocolError
+
+Ids = NDArray[np.uint64]
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table and its live version: rows in all, rows in host memory, bytes in each tier."""
+
+    spec: TableSpec
+    version: str
+    rows: int
+    warm_rows: int
+    warm_bytes: int
+    cold_bytes: int
+
+
+class Load(Protocol):
+    """A new version on its way in: ids u64 [n] ascending over all writes, rows float [n, dim]."""
+
+    @property
+    def version(self) -> str | None: ...
+
+    def write(self, ids: Ids, rows: NDArray[Any], /) -> object: ...
+
+
+class Tables(Protocol):
+    """What the commands do with tables. Raises EmbcacheError or ClientError."""
+
+    def list(self) -> list[TableInfo]:
+        """All tables by name."""
+        ...
+
+    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
+        """A new version of a table, which goes live when the block ends, and is gone when it raises."""
+        ...
+
+    def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
+        """All rows of a version by ascending id, at most `limit` at a time."""
+        ...
+
+    def lookup(self, table: str, ids: Sequence[int] | Sequence[str]) -> TableRows:
+        """Rows of feature IDs (int) or raw values (str)."""
+        ...
+
+
+def find(tables: Tables, name: str) -> TableInfo | None:
+    """The table of that name."""
+    return next((info for info in tables.list() if info.spec.name == name), None)
+
+
+@contextmanager
+def opened(config: Path | None, url: str | None, token: str | None) -> Iterator[Tables]:
+    """The tables of a running service (`url`) or of a stopped one's data (`config`)."""
+    if url is not None:
+        try:
+            client = Client(url, token=token)
+        except ValueError as error:
+            raise MalformedRequest(f"--url: {error}") from None
+        with client:
+            yield RemoteTables(client)
+    elif config is not None:
+        with EmbeddingCache.open(Settings.load(config)) as cache:
+            yield LocalTables(cache)
+
+
+class LocalTables:
+    """Tables in a data folder that no service has open."""
+
+    def __init__(self, cache: EmbeddingCache) -> None:
+        self._cache = cache
+
+    def list(self) -> list[TableInfo]:
+        specs = self._cache.tables()
+        counts = {entry["table"]: entry for entry in self._cache.stats()["tables"] if entry["live"]}
+        return [_local_info(specs[name], counts[name]) for name in sorted(specs) if name in counts]
+
+    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
+        return self._cache.importing(table, spec)
+
+    def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
+        start: int | None = 0
+        while start is not None:
+            page = self._cache.scan_rows(table, start, limit, version)
+            yield page.ids, page.rows
+            start = page.next
+
+    def lookup(self, table: str, ids: Sequence[int] | Sequence[str]) -> TableRows:
+        return self._cache.lookup({table: ids})[table]
+
+
+class RemoteTables:
+    """Tables of a running service."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> list[TableInfo]:
+        return sorted(map(_remote_info, self._client.tables()), key=lambda info: info.spec.name)
+
+    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
+        return self._client.importing(table, None if spec is None else spec.to_json())
+
+    def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
+        for page in self._client.pages(table, version=version, limit=limit):
+            yield page.ids, page.rows
+
+    def lookup(self, table: str, ids: Sequence[int] | Sequence[str]) -> TableRows:
+        return self._client.lookup({table: ids})[table]
+
+
+def _local_info(spec: TableSpec, entry: Mapping[str, Any]) -> TableInfo:
+    counts = (entry[key] for key in ("rows", "warm_rows", "warm_bytes", "cold_bytes"))
+    return TableInfo(spec, entry["label"], *counts)
+
+
+def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
+    try:
+        warm, cold = entry["tiers"]["warm"], entry["tiers"]["cold"]
+        spec = TableSpec.parse(entry["spec"])
+        return TableInfo(spec, entry["version"], entry["rows"], warm["rows"], warm["bytes"], cold["bytes"])
+    except (KeyError, TypeError, MalformedRequest) as error:
+        raise ProtocolError(
+            f"the service describes its tables in a way that this release does not know: {error!r}"
+        ) from None

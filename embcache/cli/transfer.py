@@ -1,0 +1,135 @@
+"""Whole tables between files and a service, with a bar that says how far, how fast and how long still.
+
+An import is one new version that goes live at its end or not at all; an export is one file that is complete or not
+there. May touch the files of embcache_storage, and tables only through `Tables`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from embcache.cli.tables import Tables, find
+from embcache.errors import DimensionMismatch, MalformedRequest, UnknownTable
+from embcache.spec import Dtype, TableSpec
+from embcache.validation import nearest
+from embcache_storage import files
+
+CHUNK_BYTES = 8 << 20
+"""Of float32 rows handed on at once: enough that a call's fixed cost is nothing, little enough to show progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a transfer did: rows, the version they are, and seconds."""
+
+    rows: int
+    version: str | None
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        return f"{self.rows:,} rows in {self.seconds:.1f} s ({self.rows / max(self.seconds, 1e-9):,.0f} rows/s)"
+
+
+def import_file(tables: Tables, table: str, file: Path, dtype: Dtype | None, console: Console) -> Moved:
+    """Fill a new version of `table` with the rows of a file; creates the table from the file's shape where it is new.
+
+    dtype: what the created table keeps; that of the file where None. Raises DimensionMismatch or MalformedRequest where
+    the file or the dtype does not fit an existing table, and whatever files and tables raise.
+    """
+    began = time.monotonic()
+    source = files.open_table(file)
+    spec = _spec_for(tables, table, source, dtype)
+    chunk = _chunk_rows(source.dim)
+    with _bar(f"import {table}", source.count, console) as (progress, task), tables.importing(table, spec) as load:
+        for ids, rows in source.sorted_chunks(chunk):
+            load.write(ids, rows)
+            progress.advance(task, len(ids))
+    return Moved(source.count, load.version, time.monotonic() - began)
+
+
+def export_file(tables: Tables, table: str, file: Path, console: Console) -> Moved:
+    """Write all rows of the live version of `table` to a file, which appears when it is complete.
+
+    Raises UnknownTable, and whatever files and tables raise.
+    """
+    began = time.monotonic()
+    info = find(tables, table)
+    if info is None:
+        raise _no_table(tables, table)
+    done = 0
+    with (
+        _bar(f"export {table}", info.rows, console) as (progress, task),
+        files.TableWriter(file, info.spec.dim, info.spec.dtype) as writer,
+    ):
+        for ids, rows in tables.pages(table, info.version, _chunk_rows(info.spec.dim)):
+            writer.write(ids, rows)
+            done += len(ids)
+            progress.advance(task, len(ids))
+    return Moved(done, info.version, time.monotonic() - began)
+
+
+def _spec_for(tables: Tables, table: str, source: files.TableFile, dtype: Dtype | None) -> TableSpec | None:
+    """The spec to create `table` with, or None where it is there already and the file fits it."""
+    info = find(tables, table)
+    if info is None:
+        return TableSpec.parse({"name": table, "dim": source.dim, "dtype": dtype or source.dtype})
+    if info.spec.dim != source.dim:
+        raise DimensionMismatch(f"table {table!r} has rows of {info.spec.dim}, {source.path} has rows of {source.dim}")
+    if dtype not in (None, info.spec.dtype):
+        raise MalformedRequest(
+            f"table {table!r} keeps {info.spec.dtype}; --dtype {dtype} is for a table that the import creates"
+        )
+    return None
+
+
+def _no_table(tables: Tables, name: str) -> UnknownTable:
+    names = [info.spec.name for info in tables.list()]
+    return UnknownTable(
+        f"there is no table {name!r}; {f'the nearest is {nearest(name, names)}' if names else 'none yet'}"
+    )
+
+
+def _chunk_rows(dim: int) -> int:
+    return max(1, CHUNK_BYTES // (4 * dim))
+
+
+class _RateColumn(ProgressColumn):
+    """Rows a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
+
+
+class _CountColumn(ProgressColumn):
+    """Rows done of all."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{int(task.completed):,} of {int(task.total or 0):,}", style="progress.download")
+
+
+@contextmanager
+def _bar(what: str, rows: int, console: Console) -> Iterator[tuple[Progress, TaskID]]:
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _CountColumn(), _RateColumn()
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        yield progress, progress.add_task(what, total=rows)
