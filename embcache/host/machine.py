@@ -138,6 +138,22 @@ def match_ways(_context: Any, _set_address: Any, _key: Any) -> Any:
 
 
 @intrinsic
+def match_digests(_context: Any, _address: Any, _digest: Any) -> Any:
+    """Bits 1..16: which of the 16 bytes at an address equal `digest`; bit i + 1 stands for byte i."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(8), 16)
+        wanted = ir.Constant(vector, ir.Undefined)
+        for lane in range(16):
+            wanted = builder.insert_element(wanted, arguments[1], _I32(lane))
+        found = builder.load(_pointer(builder, arguments[0], vector), align=8)
+        bits = builder.bitcast(builder.icmp_unsigned("==", found, wanted), ir.IntType(16))
+        return builder.shl(builder.zext(bits, _I64), _I64(1))
+
+    return types.uint64(types.int64, types.uint8), generate
+
+
+@intrinsic
 def lowest_bit(_context: Any, _mask: Any) -> Any:
     """The index of the lowest set bit; 64 for none."""
 

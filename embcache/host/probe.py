@@ -15,16 +15,21 @@ import numpy as np
 
 from embcache.host.jit import inlined, kernel
 from embcache.host.layout import (
+    ABSENT_SET,
+    DIGESTS,
     DIRECTORY,
     ENTRY_ABSENT,
     ENTRY_ABSENT_COUNT,
     ENTRY_BLOCK,
+    ENTRY_BLOCKS,
     ENTRY_BYTES,
+    ENTRY_HEADS,
     ENTRY_SET_COUNT,
-    ENTRY_SETS,
     ENTRY_STRIDE,
     ENTRY_VERSION,
-    HEADER_BYTES,
+    HEAD,
+    KEYS,
+    LINE,
     WAYS,
 )
 from embcache.host.machine import (
@@ -37,6 +42,7 @@ from embcache.host.machine import (
     load_u32,
     load_u64,
     lowest_bit,
+    match_digests,
     match_ways,
     prefetch,
     store_i32,
@@ -58,7 +64,7 @@ MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
 
 GROUP = 32
 TRIES = 32
-SAMPLE = np.uint64(7)  # one hit in eight is reported as used
+SAMPLE = np.uint64(31)  # one hit in 32 is reported as used
 RING_HEAD = 64  # bytes before a ring's first word
 
 # What a place in a set may turn out to hold.
@@ -98,12 +104,34 @@ def has_spilled(stamp):
 
 
 @inlined
-def find_way(at, key, stamp):
-    """The way that holds `key` in the set at address `at`, or 15: by a stamp read before, to be checked after."""
+def digest_of(h):
+    """The byte of an id's hash by which its way is told from most others of a set."""
+    return np.uint8(h & np.uint64(0xFF))
+
+
+@inlined
+def likely_ways(head, h, stamp):
+    """Bits 1..15: ways in use, by a stamp read before, whose digest is the hash's."""
+    return np.uint64(match_digests(head + DIGESTS, digest_of(h)) & stamp & np.uint64(0xFFFE))
+
+
+@inlined
+def find_way(head, keys, key, h, stamp):
+    """The way that holds `key` in a set (its head, its ids), or 15: by a stamp read before, to be checked after."""
+    likely = likely_ways(head, h, stamp)
+    while likely != np.uint64(0):
+        way = np.int64(lowest_bit(likely) - 1)
+        if np.uint64(load_u64(keys + 8 * way)) == key:
+            return way
+        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
+    return np.int64(WAYS)
+
+
+@inlined
+def find_mark(at, key, stamp):
+    """The way that holds `key` in an absent set, or 15; as `find_way`."""
     mask = np.uint64(match_ways(at, key) & stamp)
-    if mask == np.uint64(0):
-        return np.int64(WAYS)
-    return np.int64(lowest_bit(mask) - 1)
+    return np.int64(lowest_bit(mask) - 1) if mask != np.uint64(0) else np.int64(WAYS)
 
 
 @inlined
@@ -159,28 +187,41 @@ def default_row(segment, i, scratch, encoded):
 
 
 @inlined
-def _search_set(at, key):
+def _search_set(head, keys, key, h):
     """Look for an id in one set, again while the owner changes it: (way or 15, stamp); an odd stamp is no answer."""
-    stamp = np.uint64(1)
+    for _ in range(TRIES):
+        stamp = np.uint64(load_acquire(head))
+        if not is_even(stamp):
+            continue
+        way = find_way(head, keys, key, h, stamp)
+        fence_acquire()
+        if np.uint64(load_relaxed(head)) == stamp:
+            return way, stamp
+    return np.int64(WAYS), np.uint64(1)
+
+
+@inlined
+def _is_marked(at, key):
+    """Whether an id is in an absent set for certain."""
     for _ in range(TRIES):
         stamp = np.uint64(load_acquire(at))
         if not is_even(stamp):
             continue
-        way = find_way(at, key, stamp)
+        way = find_mark(at, key, stamp)
         fence_acquire()
         if np.uint64(load_relaxed(at)) == stamp:
-            return way, stamp
-    return np.int64(WAYS), np.uint64(1)
+            return way < WAYS
+    return False
 
 
 @kernel
 def _search(key, place):
     """Look for an id with all care, in both its sets and the absent marks: (what, set index, way, stamp)."""
-    sets, count, block, _, absent, absent_count = place
+    heads, count, blocks, block, _, absent, absent_count = place
     h = hash_id(key)
     index = first_set(h, count)
     for turn in range(2):
-        way, stamp = _search_set(sets + index * block, key)
+        way, stamp = _search_set(heads + index * HEAD, blocks + index * block, key, h)
         if way < WAYS:
             return FOUND, index, way, stamp
         if not is_even(stamp):
@@ -188,8 +229,8 @@ def _search(key, place):
         if turn == 1 or not has_spilled(stamp):
             break
         index = second_set(h, count)
-    way, stamp = _search_set(absent + first_set(h, absent_count) * HEADER_BYTES, key)
-    return (ABSENT if way < WAYS else UNKNOWN), index, np.int64(WAYS), stamp
+    marked = _is_marked(absent + first_set(h, absent_count) * ABSENT_SET, key)
+    return (ABSENT if marked else UNKNOWN), index, np.int64(WAYS), stamp
 
 
 @inlined
@@ -199,35 +240,52 @@ def note_use(ring, mask, entry, slot):
     store_u64(ring + RING_HEAD + 8 * place, np.uint64(np.uint64(entry) << np.uint64(48)) | np.uint64(slot))
 
 
+@inlined
+def _find_ahead(place, index, h, work, t):
+    """Note the way in which a set seems to hold an id, and ask for it -> whether to try the id's second set."""
+    heads, _, blocks, block, stride, _, _ = place
+    indices, ways, stamps = work
+    head = heads + index * HEAD
+    stamp = np.uint64(load_acquire(head))
+    likely = likely_ways(head, h, stamp)
+    indices[t] = index
+    stamps[t] = stamp
+    if likely == np.uint64(0):
+        ways[t] = WAYS
+        return has_spilled(stamp)
+    way = np.int64(lowest_bit(likely) - 1)
+    ways[t] = way
+    keys = blocks + index * block
+    prefetch(keys + 8 * way)
+    row = keys + KEYS + way * stride
+    for line in range(0, stride, LINE):
+        prefetch(row + line)
+    return False
+
+
 @kernel
-def _ask_ahead(segment, begin, size, place, work):
-    """Ask for the lines of a group's sets, then find ways and ask for the lines of their rows.
+def _ask_ahead(segment, begin, size, place, work, again):
+    """Ask for the heads of a group's sets, then for the ids and rows that their digests point at.
 
     What is noted (set index, way or 15, stamp) is a hint: nothing has been checked yet.
     """
-    sets, count, block, stride = place[0], place[1], place[2], place[3]
-    indices, ways, stamps = work
+    heads, count = place[0], place[1]
+    indices = work[0]
     ids = segment[IDS] + 8 * begin
     for t in range(size):
         index = first_set(hash_id(load_u64(ids + 8 * t)), count)
         indices[t] = index
-        prefetch(sets + index * block)
-        prefetch(sets + index * block + 64)
+        prefetch(heads + index * HEAD)
+    spilled = np.int64(0)
     for t in range(size):
-        key = np.uint64(load_u64(ids + 8 * t))
-        at = sets + indices[t] * block
-        stamp = np.uint64(load_acquire(at))
-        way = find_way(at, key, stamp)
-        ways[t] = way
-        stamps[t] = stamp
-        if way < WAYS:
-            row = at + HEADER_BYTES + way * stride
-            for line in range(0, stride, 64):
-                prefetch(row + line)
-        elif has_spilled(stamp):
-            at = sets + second_set(hash_id(key), count) * block
-            prefetch(at)
-            prefetch(at + 64)
+        h = hash_id(load_u64(ids + 8 * t))
+        if _find_ahead(place, indices[t], h, work, t):
+            prefetch(heads + second_set(h, count) * HEAD)
+            again[spilled] = t
+            spilled += 1
+    for s in range(spilled):
+        h = hash_id(load_u64(ids + 8 * again[s]))
+        _find_ahead(place, second_set(h, count), h, work, again[s])
 
 
 @kernel
@@ -236,17 +294,17 @@ def _take_plain(segment, begin, size, place, work, again):
 
     This loop is the warm lookup: it calls nothing and touches no array but by address.
     """
-    sets, block, stride = place[0], place[2], place[3]
+    heads, _, blocks, block, stride, _, _ = place
     indices, ways, stamps = work
-    status = segment[STATUS] + begin
+    ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
     out, out_bytes, row_bytes = segment[OUT] + begin * segment[OUT_BYTES], segment[OUT_BYTES], segment[ROW_BYTES]
     unsettled = np.int64(0)
     for t in range(size):
-        at = sets + indices[t] * block
-        if ways[t] < WAYS and is_even(stamps[t]):
-            copy_bytes(out + t * out_bytes, at + HEADER_BYTES + ways[t] * stride, row_bytes)
+        keys = blocks + indices[t] * block
+        if ways[t] < WAYS and is_even(stamps[t]) and load_u64(keys + 8 * ways[t]) == load_u64(ids + 8 * t):
+            copy_bytes(out + t * out_bytes, keys + KEYS + ways[t] * stride, row_bytes)
             fence_acquire()
-            if np.uint64(load_relaxed(at)) == stamps[t]:
+            if np.uint64(load_relaxed(heads + indices[t] * HEAD)) == stamps[t]:
                 store_u8(status + t, np.uint8(WARM))
                 continue
         again[unsettled] = begin + t
@@ -257,17 +315,18 @@ def _take_plain(segment, begin, size, place, work, again):
 @kernel
 def _take_converted(segment, begin, size, place, work, again, scratch):
     """The same where rows change their form on the way."""
-    sets, block, stride = place[0], place[2], place[3]
+    heads, _, blocks, block, stride, _, _ = place
     indices, ways, stamps = work
+    ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
     form = _form(segment)
     unsettled = np.int64(0)
     for t in range(size):
-        at = sets + indices[t] * block
-        if ways[t] < WAYS and is_even(stamps[t]):
-            _emit_converted(form, begin + t, at + HEADER_BYTES + ways[t] * stride, scratch)
+        keys = blocks + indices[t] * block
+        if ways[t] < WAYS and is_even(stamps[t]) and load_u64(keys + 8 * ways[t]) == load_u64(ids + 8 * t):
+            _emit_converted(form, begin + t, keys + KEYS + ways[t] * stride, scratch)
             fence_acquire()
-            if np.uint64(load_relaxed(at)) == stamps[t]:
-                store_u8(segment[STATUS] + begin + t, np.uint8(WARM))
+            if np.uint64(load_relaxed(heads + indices[t] * HEAD)) == stamps[t]:
+                store_u8(status + t, np.uint8(WARM))
                 continue
         again[unsettled] = begin + t
         unsettled += 1
@@ -277,22 +336,22 @@ def _take_converted(segment, begin, size, place, work, again, scratch):
 @kernel
 def _settle(segment, i, place, scratch, encoded):
     """Look for the segment's i-th id with all care; -> whether it is answered, by a row or as absent."""
-    sets, block, stride = place[0], place[2], place[3]
+    heads, _, blocks, block, stride, _, _ = place
     key = np.uint64(load_u64(segment[IDS] + 8 * i))
     form = _form(segment)
     for _ in range(TRIES):
         what, index, way, stamp = _search(key, place)
         if what == UNKNOWN:
             return False
+        status, row = MISSING, np.int64(0)
         if what == ABSENT:
-            emit(form, i, default_row(segment, i, scratch, encoded), scratch)
-            store_u8(segment[STATUS] + i, np.uint8(MISSING))
-            return True
-        at = sets + index * block
-        emit(form, i, at + HEADER_BYTES + way * stride, scratch)
+            row = default_row(segment, i, scratch, encoded)
+        else:
+            status, row = WARM, blocks + index * block + KEYS + way * stride
+        emit(form, i, row, scratch)
         fence_acquire()
-        if np.uint64(load_relaxed(at)) == stamp:
-            store_u8(segment[STATUS] + i, np.uint8(WARM))
+        if what == ABSENT or np.uint64(load_relaxed(heads + index * HEAD)) == stamp:
+            store_u8(segment[STATUS] + i, np.uint8(status))
             return True
     return False
 
@@ -305,7 +364,7 @@ def _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, enc
     left = np.int64(0)
     for begin in range(0, count, GROUP):
         size = min(GROUP, count - begin)
-        _ask_ahead(segment, begin, size, place, work)
+        _ask_ahead(segment, begin, size, place, work, again)
         if plain:
             unsettled = _take_plain(segment, begin, size, place, work, again)
         else:
@@ -322,10 +381,11 @@ def _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, enc
 
 @inlined
 def _place(arena, entry):
-    """A directory entry's region: (address of its sets, set count, block, stride, absent sets, absent set count)."""
+    """A directory entry's region: (heads, set count, blocks, block, stride, absent sets, absent set count)."""
     return (
-        arena + np.int64(load_u64(entry + ENTRY_SETS)),
+        arena + np.int64(load_u64(entry + ENTRY_HEADS)),
         np.int64(load_u64(entry + ENTRY_SET_COUNT)),
+        arena + np.int64(load_u64(entry + ENTRY_BLOCKS)),
         np.int64(load_u64(entry + ENTRY_BLOCK)),
         np.int64(load_u64(entry + ENTRY_STRIDE)),
         arena + np.int64(load_u64(entry + ENTRY_ABSENT)),

@@ -24,6 +24,7 @@ _PROBLEMS = (
     "spill counts that are wrong",
     "ids with both a row and an absent mark",
     "use noted for empty ways",
+    "digests that are not their id's",
 )
 _ROOM_TO_MOVE = 0.98  # fuller than this, moving rows about is work for little
 
@@ -51,8 +52,13 @@ class Region:
         return self.sets * layout.WAYS
 
     @property
+    def blocks(self) -> int:
+        """Where ids and rows begin: after the heads, on a cache line."""
+        return self.begin + layout.heads_of(self.sets)
+
+    @property
     def absent(self) -> int:
-        return self.begin + self.sets * self.block
+        return self.blocks + self.sets * self.block
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class HostTable:
             for value in (
                 arena.address + region.begin,
                 region.sets,
+                arena.address + region.blocks,
                 region.block,
                 region.stride,
                 region.row_bytes,

@@ -19,7 +19,7 @@ from embcache.host.arena import Arena
 from embcache.host.table import HostTable, Region
 from embcache.host.writer import write_entry
 
-FILL = 0.95  # of a table's slots that its rows may take, so that (nearly) all of them find a way
+FILL = 0.9  # of a table's slots that its rows may take, so that all of them find a way, most in their first set
 LEAST_SETS = 8
 _ABSENT_SHARE = 64  # one byte in this many is for absent marks
 
@@ -45,18 +45,18 @@ def region_bytes(row_bytes: int, rows: int) -> int:
 
 
 def _absent_sets(sets: int, block: int) -> int:
-    return max(LEAST_SETS, sets * block // _ABSENT_SHARE // layout.HEADER_BYTES)
+    return max(LEAST_SETS, sets * block // _ABSENT_SHARE // layout.ABSENT_SET)
 
 
 def _region_size(row_bytes: int, sets: int) -> int:
     block = layout.block_of(layout.stride_of(row_bytes))
-    size = sets * block + _absent_sets(sets, block) * layout.HEADER_BYTES
+    size = layout.heads_of(sets) + sets * block + _absent_sets(sets, block) * layout.ABSENT_SET
     return -(-size // layout.PAGE) * layout.PAGE
 
 
 def _sets_within(row_bytes: int, size: int) -> int:
     block = layout.block_of(layout.stride_of(row_bytes))
-    sets = int(size / (block + block / _ABSENT_SHARE))
+    sets = int(size / (layout.HEAD + block + block / _ABSENT_SHARE))
     while sets > LEAST_SETS and _region_size(row_bytes, sets) > size:
         sets -= 1
     return max(LEAST_SETS, sets)
@@ -102,7 +102,7 @@ class HostTables:
     def remove(self, version: int) -> None:
         """Take a version out: readers find it gone, then its memory is given back."""
         held = self._held.pop(version)
-        write_entry(self._entry_address(held.entry), np.zeros(7, np.uint64))
+        write_entry(self._entry_address(held.entry), np.zeros(layout.ENTRY_WORDS, np.uint64))
         self._free_entries.append(held.entry)
         self._free(held.table.region)
 
@@ -152,12 +152,7 @@ class HostTables:
     def _name(self, held: Held) -> None:
         region = held.table.region
         fields = (
-            held.version,
-            region.begin,
-            region.sets,
-            region.block,
-            region.stride,
-            region.absent,
-            region.absent_sets,
+            *(held.version, region.begin, region.sets, region.blocks, region.block, region.stride),
+            *(region.absent, region.absent_sets),
         )
         write_entry(self._entry_address(held.entry), np.array(fields, np.uint64))

@@ -2,7 +2,7 @@
 
 One thread writes an arena, ever. What readers must not see half-done stands between `_open` and `_close`
 of the set's stamp. A region is a tuple of addresses and counts, made by HostTable:
-    (sets, set count, block, stride, row bytes, absent sets, absent set count)
+    (heads, set count, blocks, block, stride, row bytes, absent sets, absent set count)
 Beside it, in the owner's own memory: use u8 [slots], 0 to 3; hand u16 [sets]; absent_hand u8 [absent sets].
 
 Which row leaves a full set is decided by use. A new row starts with none, and of the rows of no use the one
@@ -19,18 +19,20 @@ from __future__ import annotations
 import numpy as np
 
 from embcache.host.jit import inlined, kernel
-from embcache.host.layout import HEADER_BYTES, WAYS
+from embcache.host.layout import ABSENT_SET, DIGESTS, HEAD, KEYS, WAYS
 from embcache.host.machine import (
     fence_release,
     load_relaxed,
+    load_u8,
     load_u64,
     lowest_bit,
     prefetch,
     store_relaxed,
     store_release,
+    store_u8,
     store_u64,
 )
-from embcache.host.probe import find_way, first_set, hash_id, second_set
+from embcache.host.probe import digest_of, find_mark, find_way, first_set, hash_id, second_set
 from embcache.host.rows import copy_bytes
 
 OCCUPIED = np.uint64(0xFFFE)
@@ -50,7 +52,7 @@ AGE_EVERY = 4  # evictions from a set
 
 @inlined
 def _open(at):
-    """Begin a change of the set at `at`: from here on readers try again. -> its stamp before."""
+    """Begin a change of the set whose head is at `at`: from here on readers try again. -> its stamp before."""
     stamp = np.uint64(load_relaxed(at))
     store_relaxed(at, np.uint64(stamp | np.uint64(1)))
     fence_release()
@@ -106,53 +108,89 @@ def _idle_way(index, use):
 
 
 @inlined
+def _head(region, index):
+    """The address of a set's head."""
+    return region[0] + index * HEAD
+
+
+@inlined
+def _keys(region, index):
+    """The address of a set's ids."""
+    return region[2] + index * region[3]
+
+
+@inlined
+def _row(region, index, way):
+    """The address of a way's row."""
+    return _keys(region, index) + KEYS + way * region[4]
+
+
+@inlined
+def _key(region, index, way):
+    """The id in a way."""
+    return np.uint64(load_u64(_keys(region, index) + 8 * way))
+
+
+@inlined
+def _bit(way):
+    """A way's bit in a stamp."""
+    return np.uint64(np.uint64(2) << np.uint64(way))
+
+
+@inlined
 def _put(region, index, way, key, row, use, first_use):
-    """Write id and row into a way, in one change of the set."""
-    sets, _, block, stride, row_bytes, _, _ = region
-    at = sets + index * block
-    stamp = _open(at)
-    store_u64(at + 8 * (way + 1), key)
-    copy_bytes(at + HEADER_BYTES + way * stride, row, row_bytes)
+    """Write id, digest and row into a way, in one change of the set."""
+    head = _head(region, index)
+    stamp = _open(head)
+    store_u8(head + DIGESTS + way, digest_of(hash_id(key)))
+    store_u64(_keys(region, index) + 8 * way, key)
+    copy_bytes(_row(region, index, way), row, region[5])
     use[index * WAYS + way] = first_use
-    _close(at, np.uint64(stamp | np.uint64(np.uint64(2) << np.uint64(way))))
+    _close(head, np.uint64(stamp | _bit(way)))
 
 
 @kernel
 def _clear(region, index, way, use):
     """Take the id out of a way; and out of its first set's spill count, if this was its second."""
-    sets, count, block = region[0], region[1], region[2]
-    at = sets + index * block
-    key = np.uint64(load_u64(at + 8 * (way + 1)))
-    stamp = _open(at)
+    head = _head(region, index)
+    stamp = _open(head)
     use[index * WAYS + way] = np.uint8(0)
-    _close(at, np.uint64(stamp & np.uint64(~np.uint64(np.uint64(2) << np.uint64(way)))))
-    first = first_set(hash_id(key), count)
+    _close(head, np.uint64(stamp & np.uint64(~_bit(way))))
+    first = first_set(hash_id(_key(region, index, way)), region[1])
     if first != index:
-        _change_spill(sets + first * block, -1)
+        _change_spill(_head(region, first), -1)
 
 
 @inlined
 def _locate(region, key):
     """Where an id stands: (set index, way), way 15 if nowhere."""
-    sets, count, block = region[0], region[1], region[2]
     h = hash_id(key)
-    index = first_set(h, count)
-    way = find_way(sets + index * block, key, np.uint64(load_relaxed(sets + index * block)))
+    index = first_set(h, region[1])
+    head = _head(region, index)
+    way = find_way(head, _keys(region, index), key, h, np.uint64(load_relaxed(head)))
     if way == WAYS:
-        index = second_set(h, count)
-        way = find_way(sets + index * block, key, np.uint64(load_relaxed(sets + index * block)))
+        index = second_set(h, region[1])
+        head = _head(region, index)
+        way = find_way(head, _keys(region, index), key, h, np.uint64(load_relaxed(head)))
     return index, way
 
 
+@inlined
+def _absent_set(region, key):
+    """The address of the absent set that an id's mark stands in, and its index."""
+    index = first_set(hash_id(key), region[7])
+    return region[6] + index * ABSENT_SET, index
+
+
 @kernel
-def _unmark(absent, absent_count, key):
+def _unmark(region, key):
     """Take away an id's absent mark; -> whether it had one."""
-    at = absent + first_set(hash_id(key), absent_count) * HEADER_BYTES
-    way = find_way(at, key, np.uint64(load_relaxed(at)))
+    at, _ = _absent_set(region, key)
+    way = find_mark(at, key, np.uint64(load_relaxed(at)))
     if way == WAYS:
         return False
     stamp = _open(at)
-    _close(at, np.uint64(stamp & np.uint64(~np.uint64(np.uint64(2) << np.uint64(way)))))
+    _close(at, np.uint64(stamp & np.uint64(~_bit(way))))
     return True
 
 
@@ -163,19 +201,17 @@ def _make_room(region, index, use, tries):
     The row is put into its new place before it leaves the old one, so that no reader misses it in between.
     (Cuckoo hashing, Pagh and Rodler, 2001, one step deep: enough to fill a table to over 95%.)
     """
-    sets, count, block, stride = region[0], region[1], region[2], region[3]
-    at = sets + index * block
     for way in range(tries):
-        key = np.uint64(load_u64(at + 8 * (way + 1)))
+        key = _key(region, index, way)
         h = hash_id(key)
-        first = first_set(h, count)
-        other = second_set(h, count) if first == index else first
-        free = _free_way(sets + other * block)
+        first = first_set(h, region[1])
+        other = second_set(h, region[1]) if first == index else first
+        free = _free_way(_head(region, other))
         if other == index or free == WAYS:
             continue
-        _put(region, other, free, key, at + HEADER_BYTES + way * stride, use, use[index * WAYS + way])
+        _put(region, other, free, key, _row(region, index, way), use, use[index * WAYS + way])
         if other != first:
-            _change_spill(sets + first * block, 1)
+            _change_spill(_head(region, first), 1)
         _clear(region, index, way, use)
         return np.int64(way)
     return np.int64(WAYS)
@@ -184,9 +220,8 @@ def _make_room(region, index, use, tries):
 @kernel
 def _place_for(region, first, second, use, hand, counters):
     """A way for a new id: a free one, one that a row can be moved out of, else that of a row not in use."""
-    sets, block = region[0], region[2]
     for index in (first, second):
-        way = _free_way(sets + index * block)
+        way = _free_way(_head(region, index))
         if way < WAYS:
             return index, way
     if counters[HELD] < counters[MOVE_BELOW]:
@@ -207,9 +242,8 @@ def _place_for(region, first, second, use, hand, counters):
 @kernel
 def _insert(region, key, row, use, hand, first_use, counters):
     """Put one row in: over its older self, else where `_place_for` says."""
-    sets, count, block, _, _, absent, absent_count = region
     # The mark goes first: in between the id is unknown, which sends readers to the owner.
-    if _unmark(absent, absent_count, key):
+    if _unmark(region, key):
         counters[UNMARKED] += 1
     index, way = _locate(region, key)
     if way < WAYS:
@@ -217,11 +251,11 @@ def _insert(region, key, row, use, hand, first_use, counters):
         counters[REPLACED] += 1
         return
     h = hash_id(key)
-    first = first_set(h, count)
-    index, way = _place_for(region, first, second_set(h, count), use, hand, counters)
+    first = first_set(h, region[1])
+    index, way = _place_for(region, first, second_set(h, region[1]), use, hand, counters)
     _put(region, index, way, key, row, use, np.uint8(first_use))
     if index != first:
-        _change_spill(sets + first * block, 1)
+        _change_spill(_head(region, first), 1)
     counters[INSERTED] += 1
     counters[HELD] += 1
 
@@ -229,12 +263,11 @@ def _insert(region, key, row, use, hand, first_use, counters):
 @kernel
 def insert_rows(region, ids, rows, row_stride, use, hand, counters):
     """Put rows in: ids u64 [n] (an array), rows at an address, row_stride bytes apart."""
-    sets, count, block = region[0], region[1], region[2]
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
-            at = sets + first_set(hash_id(ids[i + AHEAD]), count) * block
-            prefetch(at)
-            prefetch(at + 64)
+            index = first_set(hash_id(ids[i + AHEAD]), region[1])
+            prefetch(_head(region, index))
+            prefetch(_keys(region, index))
         _insert(region, ids[i], rows + i * row_stride, use, hand, np.uint8(0), counters)
 
 
@@ -252,12 +285,10 @@ def delete_rows(region, ids, use, counters):
 @kernel
 def mark_absent(region, ids, absent_hand, counters):
     """Mark ids u64 [n] as having no row; in a full set the oldest mark gives way."""
-    absent, absent_count = region[5], region[6]
     for i in range(ids.shape[0]):
         key = np.uint64(ids[i])
-        index = first_set(hash_id(key), absent_count)
-        at = absent + index * HEADER_BYTES
-        if find_way(at, key, np.uint64(load_relaxed(at))) < WAYS:
+        at, index = _absent_set(region, key)
+        if find_mark(at, key, np.uint64(load_relaxed(at))) < WAYS:
             continue
         if _locate(region, key)[1] < WAYS:  # it has a row: whoever says otherwise is late
             continue
@@ -265,7 +296,7 @@ def mark_absent(region, ids, absent_hand, counters):
         absent_hand[index] = np.uint8(way + 1 if way + 1 < WAYS else 0)
         stamp = _open(at)
         store_u64(at + 8 * (way + 1), key)
-        _close(at, np.uint64(stamp | np.uint64(np.uint64(2) << np.uint64(way))))
+        _close(at, np.uint64(stamp | _bit(way)))
         counters[MARKED] += 1
 
 
@@ -281,41 +312,39 @@ def count_use(use, slots):
 @kernel
 def move_sets(old, new, begin, end, old_use, use, hand, counters):
     """Put the rows of the old region's sets [begin, end) into the new one, with their use."""
-    sets, _, block, stride, _, _, _ = old
     for index in range(begin, end):
-        at = sets + index * block
-        held = np.uint64(load_relaxed(at) & OCCUPIED)
+        held = np.uint64(load_relaxed(_head(old, index)) & OCCUPIED)
         while held != np.uint64(0):
             way = np.int64(lowest_bit(held) - 1)
             held = np.uint64(held & np.uint64(held - np.uint64(1)))
-            key = np.uint64(load_u64(at + 8 * (way + 1)))
-            row = at + HEADER_BYTES + way * stride
-            _insert(new, key, row, use, hand, old_use[index * WAYS + way], counters)
+            first_use = old_use[index * WAYS + way]
+            _insert(new, _key(old, index, way), _row(old, index, way), use, hand, first_use, counters)
 
 
 @kernel
 def audit(region, use, problems):
-    """Count what breaks an invariant into problems int64 [6]; -> ids held.
+    """Count what breaks an invariant into problems int64 [7]; -> ids held.
 
     0 odd stamps, 1 ids in a set that is neither of theirs, 2 ids that stand twice, 3 spill counts that are
-    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways.
+    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways, 6 digests that are not their id's.
     """
-    sets, count, block, _, _, absent, absent_count = region
+    count = region[1]
     spills = np.zeros(count, np.int64)
     held = np.int64(0)
     for index in range(count):
-        at = sets + index * block
-        stamp = np.uint64(load_relaxed(at))
+        head = _head(region, index)
+        stamp = np.uint64(load_relaxed(head))
         if (stamp & np.uint64(1)) != np.uint64(0):
             problems[0] += 1
         for way in range(WAYS):
-            if (stamp & np.uint64(np.uint64(2) << np.uint64(way))) == np.uint64(0):
+            if (stamp & _bit(way)) == np.uint64(0):
                 problems[5] += 1 if use[index * WAYS + way] > 0 else 0
                 continue
             held += 1
-            key = np.uint64(load_u64(at + 8 * (way + 1)))
+            key = _key(region, index, way)
             h = hash_id(key)
             first, second = first_set(h, count), second_set(h, count)
+            problems[6] += 1 if load_u8(head + DIGESTS + way) != digest_of(h) else 0
             if index not in (first, second):
                 problems[1] += 1
                 continue
@@ -324,11 +353,11 @@ def audit(region, use, problems):
             found_index, found_way = _locate(region, key)
             if found_index != index or found_way != way:
                 problems[2] += 1
-            mark = absent + first_set(h, absent_count) * HEADER_BYTES
-            if find_way(mark, key, np.uint64(load_relaxed(mark))) < WAYS:
+            mark, _ = _absent_set(region, key)
+            if find_mark(mark, key, np.uint64(load_relaxed(mark))) < WAYS:
                 problems[4] += 1
     for index in range(count):
-        noted = np.int64((np.uint64(load_relaxed(sets + index * block)) & SPILLED) >> np.uint64(16))
+        noted = np.int64((np.uint64(load_relaxed(_head(region, index))) & SPILLED) >> np.uint64(16))
         if noted not in (spills[index], 255):
             problems[3] += 1
     return held

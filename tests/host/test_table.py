@@ -92,7 +92,7 @@ def test_rows_in_use_stay_while_rows_seen_once_pass_through() -> None:
     used = random_ids(held.table.region.slots // 3)
     held.table.insert(used, rows_of(used, 64))
     reader = Reader(tables.arena)
-    for turn in range(16):  # one hit in eight is reported
+    for turn in range(64):  # one hit in 32 is reported
         reader.lookup(held, used, tick=turn)
     entries, slots = reader.ring.drain()
     assert (entries == held.entry).all()
