@@ -36,22 +36,22 @@ class RocksStore:
 
     def __init__(self, path: str | Path, options: RocksOptions | None = None) -> None:
         """Open or create. StoreLocked, StoreTimeout, StoreCorrupt; OSError where the folder cannot be made."""
-        self._path = Path(path).absolute()
+        self.path = Path(path).absolute()
         self._options = options or RocksOptions()
-        self._path.mkdir(parents=True, exist_ok=True)
-        self._database, names, self._engine = open_database(self._path, self._options)
-        self._staging = self._path / "staging"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._database, names, self._engine = open_database(self.path, self._options)
+        self._staging = self.path / "staging"
         shutil.rmtree(self._staging, ignore_errors=True)
         self._families = Families(self._database, names, self._engine)
         self._reader = Reader(self._options.read_threads)
-        self._gate = Gate(lambda: StoreClosed(f"the store in {self._path} was closed"))
+        self._gate = Gate(lambda: StoreClosed(f"the store in {self.path} was closed"))
         self._counts = self._load_counts()
 
     def close(self) -> None:
         if self._gate.shut():
             self._reader.close()
             self._families.close()
-            with engine_errors(f"cannot close the store in {self._path}"):
+            with engine_errors(f"cannot close the store in {self.path}"):
                 self._database.close()
 
     def versions(self) -> list[int]:
@@ -144,7 +144,7 @@ class RocksStore:
     def _load_counts(self) -> dict[int, int]:
         """Exact row counts by version; those of versions that a crash took away are forgotten."""
         counts = {}
-        with engine_errors(f"cannot read the row counts in {self._path}"):
+        with engine_errors(f"cannot read the row counts in {self.path}"):
             for key, value in list(self._database.items(from_key=b"n:")):
                 if key.startswith(b"n:"):
                     counts[int(key[2:])] = int(value)

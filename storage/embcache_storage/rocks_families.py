@@ -81,7 +81,8 @@ class Families:
     def create(self, version: int, files: list[str], ingest: Any) -> None:
         """Create a version with the rows of sorted table files, all at once and durably. VersionExists.
 
-        A crash in between leaves an empty version that no catalogue knows.
+        A crash in between, or a disk that is full, may leave an empty version that no catalogue knows, and that shows
+        when the database is opened again.
         """
         with self._turn:
             self.check_new(version)

@@ -97,7 +97,7 @@ def _database_options(options: RocksOptions, cache: Any, buffers: Any) -> Any:
 def _family_options(options: RocksOptions, cache: Any) -> Any:
     made = Options(raw_mode=True)
     made.set_compression_type(getattr(DBCompressionType, options.compression)())
-    made.set_write_buffer_size(min(64 << 20, max(1 << 20, options.write_buffer // 2)))
+    made.set_write_buffer_size(min(64 << 20, max(256 << 10, options.write_buffer // 4)))
     blocks = BlockBasedOptions()
     blocks.set_format_version(FORMAT_VERSION)
     blocks.set_block_size(options.block_bytes)
