@@ -72,6 +72,17 @@ def test_the_error_is_the_one_the_service_would_raise() -> None:
     assert msgpack.packb({"error": ours.to_dict()}) == example("Example: an error")
 
 
+def test_the_rows_of_an_import_are_what_the_client_sends() -> None:
+    rows = np.array([[1, 2], [-1, 0.5]], np.float32)
+    assert example("Example: rows of an import") == wire.encode_page(np.array([3, 500], np.uint64), rows, "f32")
+
+
+def test_the_page_of_a_table_reads_as_the_page_says() -> None:
+    page = wire.decode_page(example("Example: a page of a table"))
+    assert (page.table, page.version, page.ids.tolist(), page.next_id) == ("item", "2", [3], 4)
+    assert page.rows.tolist() == [[1, 2]]
+
+
 def test_the_q8_row_is_what_the_rule_gives() -> None:
     row = np.array([[-1, 0, 0.5, 1]], np.float32)
     encoded = example("Example: q8")
