@@ -62,7 +62,7 @@ SEGMENT_COLUMNS = 18
 
 MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
 
-GROUP = 32
+GROUP = 64
 TRIES = 32
 SAMPLE = np.uint64(31)  # one hit in 32 is reported as used
 RING_HEAD = 64  # bytes before a ring's first word
@@ -258,8 +258,8 @@ def _find_ahead(place, index, h, work, t):
     keys = blocks + index * block
     prefetch(keys + 8 * way)
     row = keys + KEYS + way * stride
-    for line in range(0, stride, LINE):
-        prefetch(row + line)
+    for line in range((stride + LINE - 1) >> 6):
+        prefetch(row + LINE * line)
     return False
 
 
