@@ -12,10 +12,12 @@ from embcache_client import rowtypes, wire
 from embcache_client.call import Call
 from embcache_client.errors import ProtocolError
 from embcache_client.http1 import Response
+from embcache_client.outline import Outlines
 from embcache_client.results import LookupResult
 from embcache_client.wire import Query
 
 POOLINGS: Final = ("sum", "mean")
+_outlines: Final = Outlines()  # of all clients: what belongs to another service does not fit
 _MEDIA_TYPES: Final = tuple(name.encode() for name in wire.MEDIA_TYPES)
 
 
@@ -80,24 +82,24 @@ def _call(
         raise ValueError(f"deadline_ms is {deadline_ms}, not a number of milliseconds above 0 and below 2^32")
     body = wire.encode_lookup(queries, dtype, min_position=min_position, deadline_ms=deadline_ms, **options)
 
+    asked = tuple((query.table, dtype, query.row_count, query.id_count) for query in queries)
+
     def read(response: Response) -> LookupResult:
         if response.media_type not in _MEDIA_TYPES:
             raise ProtocolError(f"the answer to a lookup is {response.media_type!r}, not {wire.MEDIA_TYPE}")
-        result = wire.decode_lookup_reply(response.body)
-        _check_answer(queries, dtype, result)
-        return result
+        result = _outlines.read(asked, response.body)
+        return _decode(asked, response.body) if result is None else result
 
     return Call("POST", "/v1/lookup", read, body, wire.MEDIA_TYPE)
 
 
-def _check_answer(queries: list[Query], dtype: str, result: LookupResult) -> None:
-    if len(result.results) != len(queries):
-        raise ProtocolError(f"{len(result.results)} results answer {len(queries)} queries")
-    for query, rows in zip(queries, result.results, strict=True):
-        asked = (query.table, dtype, query.row_count, query.id_count)
-        answered = (rows.table, rows.dtype, len(rows.raw), len(rows.status))
-        if asked != answered:
-            raise ProtocolError(f"asked for (table, dtype, rows, ids) {asked}, answered with {answered}")
+def _decode(asked: tuple[tuple[str, str, int, int], ...], body: bytes | NDArray[np.uint8]) -> LookupResult:
+    result = wire.decode_lookup_reply(body)
+    answered = tuple((rows.table, rows.dtype, len(rows.raw), len(rows.status)) for rows in result.results)
+    if answered != asked:
+        raise ProtocolError(f"asked for (table, dtype, rows, ids) {asked}, answered with {answered}")
+    _outlines.learn(asked, body)
+    return result
 
 
 def query_of(table: str, ids: Ids, version: Versions) -> Query:

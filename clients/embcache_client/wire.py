@@ -132,7 +132,15 @@ def decode_lookup_reply(body: Body) -> LookupResult:
 
     Raises ProtocolError where the body is not what the protocol says.
     """
-    reply = decode_map(body)
+    return _lookup_result(decode_map(body))
+
+
+def decode_lookup_views(body: memoryview) -> LookupResult:
+    """The same with views at any size."""
+    return _lookup_result(_checked_map(unpack(body)))
+
+
+def _lookup_result(reply: dict[str, Any]) -> LookupResult:
     results = [_table_rows(entry) for entry in _get(reply, "results", list)]
     return LookupResult(results, _get(reply, "position", int), _get(reply, "history", str))
 
@@ -166,6 +174,10 @@ def decode_map(body: Body) -> dict[str, Any]:
             reply = msgpack.unpackb(body)
         except (ValueError, msgpack.UnpackException) as error:
             raise ProtocolError(f"the reply is not msgpack: {error or type(error).__name__}") from None
+    return _checked_map(reply)
+
+
+def _checked_map(reply: object) -> dict[str, Any]:
     if type(reply) is not dict:
         raise ProtocolError(f"the reply is {type(reply).__name__}, not a map")
     return reply

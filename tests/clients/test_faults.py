@@ -309,7 +309,7 @@ def test_ready_and_alive(start: Start, connect: Connect) -> None:
         (answer(b"<html>", media_type="text/html"), "text/html"),
         (answer(b"", 302, "Location: /elsewhere\r\n"), "HTTP 302"),
         (rows_answer(3), "answered with .*'item', 'f32', 3, 3"),
-        (answer(reply()), "0 results answer 1 queries"),
+        (answer(reply()), r"answered with \(\)"),
         (answer(reply(result(numbers(2, 3), table="user"))), "answered with .*'user'"),
         (answer(reply(result(numbers(2, 3).astype(np.float16), dtype="f16"))), "answered with .*'f16'"),
         (answer(reply(result(numbers(2, 3), [1]))), "answered with .*2, 1"),
