@@ -163,7 +163,7 @@ class Link:
         try:
             while self._step():
                 pass
-        except (OSError, frames.FrameError) as error:
+        except Exception as error:  # whatever it is: who waits must hear of it
             reason = f"the link to the owner broke: {error}"
         self._end(NotReady(reason))
 

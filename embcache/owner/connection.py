@@ -92,8 +92,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
-        self._on_close()
-        self.gone.set_result(None)
+        if not self.gone.done():
+            self._on_close()
+            self.gone.set_result(None)
 
     def _watch(self) -> None:
         self._stall = asyncio.get_running_loop().call_later(STALL_S, self.check_stall, self.taken)

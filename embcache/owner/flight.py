@@ -58,12 +58,12 @@ class Batch:
         return self._sorted
 
     def distinct(self) -> tuple[Ids, Places | None]:
-        """The ids without repeats, and for each of `ids` its place among them; None where nothing repeats."""
+        """The ids ascending and without repeats, and for each of `ids` its place among them; None: they were so."""
+        if np.all(self.ids[1:] > self.ids[:-1]):
+            return self.ids, None
         own, order = self.sorted()
         new = np.ones(len(own), np.bool_)
         np.not_equal(own[1:], own[:-1], out=new[1:])
-        if new.all():
-            return self.ids, None
         places = np.empty(len(own), np.intp)
         places[order] = np.cumsum(new) - 1
         return own[new], places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embcache.config import Cold
 from embcache.errors import ConfigError
-from embcache_storage.store import RowStore, StoreLocked
+from embcache_storage.store import RowStore, StoreError, StoreLocked
 
 
 def open_store(cold: Cold) -> RowStore:
@@ -26,5 +26,9 @@ def open_store(cold: Cold) -> RowStore:
         raise ConfigError(
             f"cold.path {cold.path}: another process has it open ({error}); stop that one, or attach to it"
         ) from error
+    except StoreError as error:
+        if type(error) is StoreError:  # none of the kinds that say more, so it is about the folder
+            raise ConfigError(f"cold.path {cold.path}: cannot be opened: {error}") from error
+        raise
     except OSError as error:
         raise ConfigError(f"cold.path {cold.path}: cannot be used: {error.strerror or error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -40,10 +41,11 @@ class OwnerProcess:
         arena = Arena.create(settings.warm.capacity)
         ours, theirs = socket.socketpair()
         with theirs:
-            fds = (arena.fd, theirs.fileno())
-            command = [sys.executable, "-m", "embcache.owner", "--arena-fd", str(fds[0]), "--parent-fd", str(fds[1])]
-            # A group of its own: what the terminal sends to ours is not meant for it.
-            process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)
+            try:
+                process = _spawn(arena.fd, theirs.fileno())
+            except BaseException:
+                ours.close()
+                raise
         owner = cls(process, ours, arena)
         try:
             owner._await_ready(settings)
@@ -113,3 +115,12 @@ class OwnerProcess:
         if message is None:
             raise NotReady(f"the owner of {folder} ended while it started, with status {self._process.wait()}")
         raise_failure(message)
+
+
+def _spawn(arena_fd: int, parent_fd: int) -> subprocess.Popen[bytes]:
+    """Starts the child. It finds its modules where we do, and has a group of its own: Ctrl-C is not meant for it."""
+    command = [sys.executable, "-m", "embcache.owner", "--arena-fd", str(arena_fd), "--parent-fd", str(parent_fd)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    return subprocess.Popen(
+        command, pass_fds=(arena_fd, parent_fd), stdin=subprocess.DEVNULL, env=environment, process_group=0
+    )

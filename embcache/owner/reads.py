@@ -36,7 +36,7 @@ WAVE_BYTES = 8 << 20
 # A thread takes batches up to about this many ids at once, so that many small tables do not cost a switch each.
 JOB_IDS = 1024
 # What may be asked for at once, over all links.
-MAX_PENDING_BYTES = 1 << 30
+MAX_PENDING_BYTES = 512 << 20
 MAX_PENDING_READS = 1024
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embcache.errors import EmbcacheError, NotReady, Overloaded
+from embcache.errors import ConfigError, EmbcacheError, NotReady, Overloaded
 from embcache.local import frames
 from embcache.local.greeting import HELLO_META_LIMIT, welcome
 from embcache.local.paths import reachable
@@ -48,7 +48,7 @@ class Server:
         self._handle = handle
         self._greet = greet
         self._links: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._greeted: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._listener: socket.socket | None = None
@@ -59,13 +59,17 @@ class Server:
         return list(self._links)
 
     def start(self) -> None:
-        """Begin to listen. Call it only while the store is held: a socket that is there is then nobody's."""
+        """Begin to listen. Only while the store is held: a socket that is there is then nobody's. ConfigError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        os.fchmod(listener.fileno(), 0o600)  # what bind gives the file
-        self._path.unlink(missing_ok=True)
-        with reachable(self._path) as address:
-            listener.bind(address)
-        listener.listen(_BACKLOG)
+        try:
+            os.fchmod(listener.fileno(), 0o600)  # what bind gives the file
+            self._path.unlink(missing_ok=True)
+            with reachable(self._path) as address:
+                listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise ConfigError(f"cold.path {self._path.parent}: no socket can be made there: {error}") from error
         self._listener = listener
         self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
 
@@ -75,7 +79,10 @@ class Server:
         if self._listener is None:
             return
         self._accepting.cancel()
-        await asyncio.wait([self._accepting])
+        greeted = list(self._greeted)
+        for task in greeted:
+            task.cancel()
+        await asyncio.wait([self._accepting, *greeted])
         self._listener.close()
         self._path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
@@ -102,35 +109,44 @@ class Server:
                 await asyncio.sleep(0.1)
                 continue
             task = loop.create_task(self._admit(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._greeted.add(task)
+            task.add_done_callback(self._greeted.discard)
 
     async def _admit(self, connection: socket.socket) -> None:
+        """Greets a new connection and makes a link of it, or closes it."""
         try:
             async with asyncio.timeout(GREETING_S):
                 call = await self._hear_hello(connection)
-                greeting = self._greet()
+            await self._connect(connection, call)
         except EmbcacheError as error:
             with contextlib.suppress(OSError):
                 welcome(connection, 0, {"error": error.to_dict()}, ())
             connection.close()
-            return
-        except (OSError, EOFError, TimeoutError, frames.FrameError):
+        except (OSError, EOFError, frames.FrameError) as error:  # TimeoutError is an OSError
+            log.info("what connected is no reader: %s", error)
             connection.close()
-            return
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _connect(self, connection: socket.socket, call: int) -> None:
+        greeting = self._greet()
         try:
             welcome(connection, call, greeting.meta, greeting.fds)
-            link = Connection(self._begin, greeting.on_close)
-            self._links.add(link)
-            link.gone.add_done_callback(lambda _: self._links.discard(link))
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: link, connection)
-        except OSError as error:
-            log.warning("a link could not be made: %s", error)
-            connection.close()
+        except BaseException:
             greeting.on_close()
+            raise
         finally:
             for fd in greeting.fds:
                 os.close(fd)
+        link = Connection(self._begin, greeting.on_close)
+        self._links.add(link)
+        link.gone.add_done_callback(lambda _: self._links.discard(link))
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: link, connection)
+        except BaseException:
+            link.connection_lost(None)
+            raise
 
     async def _hear_hello(self, connection: socket.socket) -> int:
         connection.setblocking(False)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache.host.arena import Arena
-from embcache.host.probe import WARM
+from embcache.host.probe import SAMPLE, WARM
 from embcache.host.ring import UseRing
 from embcache.local.link import Link
 from embcache.owner import memory
@@ -138,7 +138,7 @@ def test_rows_are_read_while_their_region_is_moved(moving: tuple[OwnerThread, Li
     np.testing.assert_array_equal(found[status == WARM], rows_of(MANY[status == WARM], 256))
     assert moved(owner, wide)
     read(link, wide, ids)
-    assert (owner.warm(wide.number, ids[:5])[1] == WARM).all(), "and come in again once it is moved"
+    assert (owner.warm(wide.number, ids)[1] == WARM).mean() > 0.9, "and come in again once it is moved"
 
 
 def test_a_version_dropped_while_it_is_moved(moving: tuple[OwnerThread, Link, Live], store: WatchedStore) -> None:
@@ -170,7 +170,7 @@ def test_rows_that_readers_use_stay_when_others_come(tmp_path: Path, store: Watc
         reader.ring = UseRing(link.ring_fd)
         held = owner.owner.parts.memory.tables.get(wide.number)
         assert held is not None
-        for tick in range(32):  # a reader reports one hit in eight
+        for tick in range(4 * (int(SAMPLE) + 1)):  # as often as it takes to report every hit four times
             reader.lookup(held, hot, tick)
             owner.run(drained(owner))
         before = (owner.warm(wide.number, hot)[1] == WARM).mean()

@@ -115,6 +115,7 @@ def test_a_reader_that_takes_no_answers_is_closed(owner: OwnerThread, monkeypatc
 def test_a_slow_reader_that_takes_its_answers_is_kept(owner: OwnerThread) -> None:
     """The owner's looks at the link are made by hand here, since a slow machine is no slow reader."""
     bare = greeted(owner.folder)
+    assert owner.when(lambda: len(owner.owner.server.connections) == 1)
     [link] = owner.owner.server.connections
 
     async def look(taken: int) -> int:
