@@ -11,7 +11,9 @@ import secrets
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from embcache.errors import EmbcacheError, Internal
+from fastapi.exceptions import RequestValidationError
+
+from embcache.errors import EmbcacheError, Internal, MalformedRequest
 
 logger = logging.getLogger("embcache.service")
 
@@ -64,9 +66,18 @@ def of(error: BaseException) -> Failure:
     if isinstance(error, NoSuchMethod):
         described = {"code": "method_not_allowed", "message": str(error), "detail": {"allowed": error.allowed}}
         return Failure(405, described, ((b"allow", error.allowed.encode()),))
+    if isinstance(error, RequestValidationError):
+        error = MalformedRequest("; ".join(map(_complaint, error.errors())))
     if not isinstance(error, EmbcacheError):
         error = _unforeseen(error)
     return Failure.told_by(error)
+
+
+def _complaint(fault: dict[str, Any]) -> str:
+    """What FastAPI found wrong in a path or a query, in one line."""
+    kind, *names = map(str, fault["loc"])
+    words = fault["msg"].removeprefix("Input ")
+    return f"{kind} {'.'.join(names)}: {words} (got {fault.get('input')!r:.60})"
 
 
 def _unforeseen(error: BaseException) -> Internal:

@@ -34,6 +34,13 @@ class Reader:
             raise NotReady(self._missing)
         return self._cache
 
+    async def current(self) -> EmbeddingCache:
+        """The cache with the catalogue as it is now, fetched if need be."""
+        cache = self.cache()
+        if cache.stale:
+            await cache.refresh_async()
+        return cache
+
     def check(self) -> None:
         """Raise NotReady unless lookups would be answered now."""
         if not self.cache().ready:

@@ -1,0 +1,113 @@
+"""The ASGI application of a front: lookups go to their own endpoint, everything else to FastAPI's routes.
+
+Every error has PROTOCOL's form, whoever raised it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message
+
+from embcache.service import failures, introspection, tables, transfers
+from embcache.service.bodies import ClientGone, Receive, Scope, Send
+from embcache.service.context import Service
+from embcache.service.data import PATH as LOOKUP_PATH
+from embcache.service.failures import Failure
+
+_ABOUT = """Rows of embedding tables by feature ID. Lookups are msgpack, `POST /v1/lookup`, and not listed here:
+see docs/protocol.md, or use `embcache_client`."""
+
+_ROUTERS = (tables.router, transfers.router, transfers.pages, introspection.router)
+
+
+class Front:
+    """The application. Sends a request to the lookups' endpoint or into FastAPI's stack."""
+
+    def __init__(self, service: Service) -> None:
+        self.lookups = service.lookups
+        self._others = _build(service)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"no {scope['type']} here")
+        if scope["path"] == LOOKUP_PATH:
+            await self.lookups(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+def _build(service: Service) -> FastAPI:
+    app = FastAPI(
+        title="embcache", version=version("embcache"), description=_ABOUT, redoc_url=None, redirect_slashes=False
+    )
+    app.state.service = service
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _routing_failed)
+    app.add_exception_handler(RequestValidationError, _failed)
+    app.add_middleware(_Failures, service=service)
+    return app
+
+
+class _Failures:
+    """Answers whatever the routes raise. Stands around all of them, so that nothing reaches the server."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientGone:
+            return
+        except Exception as error:
+            failure = failures.of(error)
+            if begun:
+                raise
+            self._service.counters.failed(failure.code)
+            await _as_json(failure)(scope, receive, send)
+
+
+async def _routing_failed(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return await _failed(request, failures.NoSuchMethod(request.method, request.url.path, _allowed(request)))
+    if error.status_code == 404:
+        return await _failed(request, failures.NoSuchPath(request.url.path))
+    return await _failed(request, error)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that would be right. Each is a route of its own, and the router names only the first."""
+    methods: set[str] = set()
+    for router in _ROUTERS:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.path_regex.match(request.url.path):
+                methods |= route.methods
+    return ", ".join(sorted(methods or {"GET"}))  # what FastAPI serves by itself is read
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    failure = failures.of(error)
+    request.app.state.service.counters.failed(failure.code)
+    return _as_json(failure)
+
+
+def _as_json(failure: Failure) -> Response:
+    headers = {name.decode(): value.decode() for name, value in failure.headers}
+    return Response(json.dumps({"error": failure.error}), failure.status, headers, "application/json")

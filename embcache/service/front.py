@@ -1,0 +1,153 @@
+"""A front: one process that answers requests on sockets it inherits, and reads rows that the owner shares.
+
+`python -m embcache.service.front`, as process.py starts it. It serves from the first moment (`not_ready` until it has
+an owner and its kernels), outlives owners, and ends by SIGTERM within the grace, or with its parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import uvicorn
+import uvloop
+
+from embcache.config import Settings
+from embcache.features import hash_integers
+from embcache.host.warm import warm_readers
+from embcache.metrics import BLOCK_BYTES
+from embcache.owner.hotline import ready, send_line
+from embcache.service import guard
+from embcache.service.app import Front
+from embcache.service.connection import Connection, watch
+from embcache.service.context import Service
+
+logger = logging.getLogger("embcache.service")
+
+_TRIM_EVERY_S = 10.0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, whose end is this process's to call."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> None:
+    """Runs until SIGTERM or the parent's death. Ctrl-C is the parent's to judge: it reaches the whole terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser("embcache.service.front", description="Started by embcache; not meant for people.")
+    parser.add_argument("--parent-fd", type=int, required=True)
+    parser.add_argument("--counters-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    arguments = parser.parse_args()
+    line = socket.socket(fileno=arguments.parent_fd)
+    settings = Settings.from_json(sys.stdin.buffer.read())
+    service = Service.of(settings, counter_blocks(arguments.counters_fd, settings.server.workers), arguments.index)
+    listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(service, listeners, line))
+
+
+def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
+    """The counters of all fronts, in memory that they share."""
+    memory = memoryview(mmap.mmap(fd, fronts * BLOCK_BYTES))
+    return [memory[at : at + BLOCK_BYTES] for at in range(0, len(memory), BLOCK_BYTES)]
+
+
+async def _serve(service: Service, listeners: Sequence[socket.socket], line: socket.socket) -> None:
+    server = _server(service)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, _stop, server)
+    owner_is_there = asyncio.Event()
+    loop.add_reader(line, _hear, line, owner_is_there)
+    limits = service.settings.server
+    async with asyncio.TaskGroup() as group:
+        helpers = [
+            group.create_task(_read(service, line, owner_is_there)),
+            group.create_task(watch(server.server_state.connections, limits.body_timeout_s, limits.keep_alive_s)),
+            group.create_task(_trim(service)),
+        ]
+        await server.serve(sockets=list(listeners))
+        for helper in helpers:
+            helper.cancel()
+    service.reader.close()
+
+
+def _server(service: Service) -> _Server:
+    limits = service.settings.server
+    config = uvicorn.Config(
+        Front(service),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=limits.grace_s,  # type: ignore[arg-type]
+    )
+    return _Server(config)
+
+
+async def _read(service: Service, line: socket.socket, owner_is_there: asyncio.Event) -> None:
+    """Keeps the reader attached to the owner, once there is one."""
+    await asyncio.to_thread(_warm_up)
+    gc.collect()
+    gc.freeze()  # what is here now stays: no collection need look at it again
+    await owner_is_there.wait()
+    told = False
+
+    def attached() -> None:
+        nonlocal told
+        logger.info("attached to the owner of %s", service.settings.cold.path)
+        if not told:
+            send_line(line, ready())
+            told = True
+
+    await service.reader.keep(attached)
+
+
+def _warm_up() -> None:
+    """Load, or compile, every kernel that a request may need."""
+    guard.warm_up()
+    hash_integers("", np.zeros(1, np.int64))
+    warm_readers()
+
+
+async def _trim(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_TRIM_EVERY_S)
+        service.lookups.pool.trim()
+
+
+def _hear(line: socket.socket, owner_is_there: asyncio.Event) -> None:
+    """The parent says once that the owner is there; its end of file says that it died."""
+    if not line.recv(64):
+        os._exit(1)
+    owner_is_there.set()
+
+
+def _stop(server: _Server) -> None:
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What the service says about itself: alive, ready, limits, position, metrics. Answers fast and changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from embcache import metrics
+from embcache.errors import EmbcacheError
+from embcache.metrics import Gauge
+from embcache.service.context import Service, TheService, needs
+from embcache.service.requests import MAX_QUERIES
+from embcache.spec import DTYPES
+
+router = APIRouter(tags=["introspection"])
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, bool]:
+    """This front is alive, whether or not it can answer lookups."""
+    return {"alive": True}
+
+
+@router.get("/readyz")
+async def ready(service: TheService) -> dict[str, bool]:
+    """200 when lookups will be served, else 503 with what is missing."""
+    service.reader.check()
+    return {"ready": True}
+
+
+@router.get("/v1/limits", dependencies=[needs("read")])
+async def limits(service: TheService) -> dict[str, Any]:
+    """What a client must keep to."""
+    server = service.settings.server
+    return {
+        "max_body_bytes": server.max_body_bytes,
+        "max_queries_per_request": MAX_QUERIES,
+        "max_ids_per_request": server.max_ids_per_request,
+        "max_reply_bytes": server.reply_pool,
+        "deadline_ms": server.deadline_ms,
+        "body_timeout_s": server.body_timeout_s,
+        "dtypes": list(DTYPES),
+    }
+
+
+@router.get("/v1/position", dependencies=[needs("read")])
+async def position(service: TheService) -> dict[str, Any]:
+    """How far the tables are in the stream of updates."""
+    service.reader.check()
+    cache = service.reader.cache()
+    applied = str(cache.position)
+    return {"durable": applied, "applied": applied, "history": cache.history, "lag_s": 0.0}
+
+
+@router.get("/metrics")
+async def prometheus(service: TheService) -> Response:
+    """Counts and gauges, in Prometheus's text format."""
+    stats: dict[str, Any] = {}
+    with contextlib.suppress(EmbcacheError):  # without an owner the fronts' own counts are told all the same
+        stats = await service.reader.cache().stats_async()
+    text = metrics.exposition(service.blocks, _gauges(service, stats))
+    return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+def _gauges(service: Service, stats: dict[str, Any]) -> Iterator[Gauge]:
+    pool = service.lookups.pool
+    yield Gauge("ready", "Whether lookups are served", (), [((), float(bool(stats)))])
+    yield Gauge("reply_buffer_bytes", "Reply buffers", ("use",), [(("lent",), pool.lent), (("kept",), pool.kept)])
+    resident = [(("front",), metrics.resident_bytes())]
+    if stats:
+        resident.append((("owner",), metrics.resident_bytes(stats["owner"]["pid"])))
+        yield from _table_gauges(stats["tables"])
+        memory = [((use,), count) for use, count in stats["memory"].items()]
+        yield Gauge("owner_memory_bytes", "Memory of the owner by use; the arena is shared", ("use",), memory)
+        yield Gauge("cold_rows_read", "Rows read from the cold tier", (), [((), stats["owner"]["rows_read"])])
+    yield Gauge("resident_bytes", "Memory that a process holds, shared pages included", ("process",), resident)
+
+
+def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:
+    def by_tier(warm: str, cold: str) -> list[tuple[tuple[str, ...], float]]:
+        return [
+            ((table["table"], tier), table[key]) for table in tables for tier, key in (("warm", warm), ("cold", cold))
+        ]
+
+    yield Gauge("table_rows", "Rows of a table in a tier", ("table", "tier"), by_tier("warm_rows", "rows"))
+    yield Gauge("table_bytes", "Bytes of a table in a tier", ("table", "tier"), by_tier("warm_bytes", "cold_bytes"))
+    evicted = [((table["table"],), table["warm_evicted"]) for table in tables]
+    yield Gauge("table_evicted_rows", "Rows that others pushed out of the warm tier", ("table",), evicted)

@@ -1,0 +1,106 @@
+"""Tables for people and admins, in JSON: list, look at, create, drop; one row with the tier it came from."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Path, Request, Response
+
+from embcache.cache import EmbeddingCache
+from embcache.errors import MalformedRequest, NotReady, UnknownTable
+from embcache.lookup import Place, Query, VersionGoneError
+from embcache.metrics import TIERS
+from embcache.service.context import TheService, json_body, needs, read_json
+from embcache.spec import TableSpec
+
+router = APIRouter(tags=["tables"])
+
+_EXAMPLE = {"dim": 64, "dtype": "f32", "default": "zeros"}
+FeatureId = Annotated[int, Path(ge=0, le=2**64 - 1, description="A feature ID")]
+
+
+@router.get("/v1/tables", dependencies=[needs("read")])
+async def list_tables(service: TheService) -> dict[str, Any]:
+    """All tables: spec, version, rows, and rows and bytes in each tier."""
+    entries = await _entries(service.reader.cache())
+    return {"tables": [entries[name] for name in sorted(entries)]}
+
+
+@router.get("/v1/tables/{table}", dependencies=[needs("read")])
+async def show_table(table: str, service: TheService) -> dict[str, Any]:
+    """One table: spec, version, rows, and rows and bytes in each tier."""
+    return await _entry(service.reader.cache(), table)
+
+
+@router.put("/v1/tables/{table}", dependencies=[needs("admin")], openapi_extra=json_body(_EXAMPLE))
+async def create_table(table: str, request: Request, response: Response, service: TheService) -> dict[str, Any]:
+    """Create a table from a spec; the keys are those of `[[table]]`. The same spec again changes nothing."""
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise MalformedRequest("the body should be a JSON object, the spec of the table")
+    if body.setdefault("name", table) != table:
+        raise MalformedRequest(f"the spec is named {body['name']!r:.80}, and the path says {table!r:.80}")
+    spec = TableSpec.parse(body)
+    cache = service.reader.cache()
+    response.status_code = 201 if await cache.create_table_async(spec) else 200
+    return await _entry(cache, table)
+
+
+@router.delete("/v1/tables/{table}", dependencies=[needs("admin")])
+async def drop_table(table: str, service: TheService) -> dict[str, Any]:
+    """Drop a table and all its rows."""
+    await service.reader.cache().drop_table_async(table)
+    return {"dropped": table}
+
+
+@router.get("/v1/tables/{table}/rows/{id}", dependencies=[needs("read")])
+async def show_row(table: str, id: FeatureId, service: TheService) -> dict[str, Any]:
+    """One row, with the tier it came from; the table's default row and "missing" where the id has none."""
+    cache = await service.reader.current()
+    lookup = cache.prepare([Query(table, np.array([id], np.uint64))], "f32")
+    part = lookup.parts[0]
+    buffer = np.zeros(part.rows_bytes + 8, np.uint8)
+    try:
+        if lookup.run(buffer, [Place(rows=0, scale=0, bias=0, status=part.rows_bytes)]):
+            await lookup.finish_async(time.monotonic() + service.settings.server.deadline_ms / 1000)
+    except VersionGoneError:
+        raise NotReady(f"table {table!r} got new rows just now: ask again", {"retry_after_ms": 50}) from None
+    return {
+        "table": part.table,
+        "version": part.version,
+        "id": str(id),
+        "tier": TIERS[buffer[part.rows_bytes]],
+        "row": buffer[: part.rows_bytes].view(np.float32).tolist(),
+    }
+
+
+async def _entry(cache: EmbeddingCache, table: str) -> dict[str, Any]:
+    entries = await _entries(cache)
+    if table not in entries:
+        cache.feature_of(table)  # says which name is near
+        raise UnknownTable(f"table {table!r} changed just now: ask again", {"table": table})
+    return entries[table]
+
+
+async def _entries(cache: EmbeddingCache) -> dict[str, dict[str, Any]]:
+    """What is told of each table, by name; rows and bytes are of its live version."""
+    specs = await asyncio.to_thread(cache.tables)  # may fetch the catalogue
+    stats = await cache.stats_async()
+    return {entry["table"]: _told(specs[entry["table"]], entry) for entry in stats["tables"] if entry["table"] in specs}
+
+
+def _told(spec: TableSpec, counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "spec": spec.to_json(),
+        "version": counts["label"],
+        "rows": counts["rows"],
+        "tiers": {
+            "hot": {"rows": 0, "bytes": 0},
+            "warm": {"rows": counts["warm_rows"], "bytes": counts["warm_bytes"]},
+            "cold": {"rows": counts["rows"], "bytes": counts["cold_bytes"]},
+        },
+    }
