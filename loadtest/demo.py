@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from embcache_client import Client
 from embcache_client.results import TableRows
@@ -72,7 +72,7 @@ def _import(client: Client, datasets: Sequence[Dataset], console: Console) -> No
 
 def _import_one(client: Client, dataset: Dataset, progress: Progress) -> None:
     bar = progress.add_task(f"import {dataset.table}", total=len(dataset.ids))
-    import_table(client, dataset, lambda rows: progress.update(bar, completed=rows))
+    import_table(client, dataset, lambda rows: progress.update(bar, completed=rows, refresh=True))
 
 
 def _replay(client: Client, datasets: Sequence[Dataset], seconds: float, console: Console) -> list[Replayed]:
@@ -87,7 +87,7 @@ def _replay_one(client: Client, dataset: Dataset, seconds: float, progress: Prog
     def look_up(ids: U64s) -> TableRows:
         return client.lookup({table: ids}, dtype=dtype)[table]
 
-    return replay(dataset, look_up, seconds, lambda done: progress.update(bar, completed=done))
+    return replay(dataset, look_up, seconds, lambda done: progress.update(bar, completed=done, refresh=True))
 
 
 def _say_results(replayed: Sequence[Replayed], console: Console) -> None:
@@ -112,5 +112,6 @@ def _serve_on(service: Served, datasets: Sequence[Dataset], console: Console) ->
 
 
 def _progress(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console)
+    # Drawn only when told: a thread that redraws ten times a second would show in the latencies.
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, console=console, auto_refresh=False)

@@ -18,6 +18,7 @@ from loadtest.datasets import Dataset
 from loadtest.latency import Latencies
 from loadtest.workloads import U64s
 
+PROGRESS_S = 0.25
 LookUp = Callable[[U64s], TableRows]
 
 
@@ -56,10 +57,11 @@ def replay(
 ) -> Replayed:
     """Play the dataset's lookups in order until they end or `limit_s` has passed.
 
-    progress: called with the number of lookups done, after each.
+    progress: called with the number of lookups done, now and then and at the end.
     """
     seen = Replayed(dataset.table)
-    end = time.perf_counter() + limit_s
+    now = told = time.perf_counter()
+    end = now + limit_s
     for ids, _ in dataset.lookups:
         with seen.latencies.timed():
             answer = look_up(ids)
@@ -67,10 +69,14 @@ def replay(
         seen.lookups += 1
         seen.ids += len(ids)
         seen.tiers += np.bincount(answer.status, minlength=len(STATUS_NAMES))
-        if progress is not None:
+        now = time.perf_counter()
+        if progress is not None and now - told > PROGRESS_S:
             progress(seen.lookups)
-        if time.perf_counter() > end:
+            told = now
+        if now > end:
             break
+    if progress is not None:
+        progress(seen.lookups)
     return seen
 
 

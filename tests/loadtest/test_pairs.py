@@ -1,0 +1,86 @@
+"""Every pair runs, on little data: both sides answer, and nothing is remarked upon. No test looks at how fast."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from loadtest.pairs import cold_lookup, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs.base import Outcome, enter_peer
+from loadtest.pairs.host_table import BareTable, Reader
+from loadtest.peers.redis_server import redis_with_rows
+from loadtest.workloads import random_ids, rows_from_ids
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, pair: ModuleType, **sizes: int) -> Outcome:
+    for name, size in sizes.items():
+        monkeypatch.setattr(pair, name, size)
+    outcome: Outcome = pair.measure(3)
+    assert all(figure > 0 for figure in outcome.ours.slices + outcome.theirs.slices)
+    return outcome
+
+
+def test_bare_table_answers_with_its_rows() -> None:
+    ids = random_ids(5_000, np.random.default_rng(1))
+    rows = rows_from_ids(ids, 64)
+    reader = Reader(BareTable(ids, rows), 300)
+    assert reader.lookup(ids[1000:1300]) == 0
+    np.testing.assert_array_equal(reader.rows, rows[1000:1300])
+    assert (reader.status == 2).all()
+    strangers = ids[:300] ^ np.uint64(1)
+    assert reader.lookup(strangers) == np.count_nonzero(~np.isin(strangers, ids))
+
+
+def test_warm_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, warm_lookup, ROWS=20_000, CALLS_A_SLICE=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert outcome.note == ""
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, memory, SIZE=4 << 20)
+    assert outcome.theirs.median < outcome.ours.median <= 1.15 * outcome.theirs.median
+
+
+def test_cold_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, cold_lookup, ROWS=70_000, CALLS_A_SLICE=2)
+    assert len(outcome.theirs.slices) == 3
+    assert outcome.note == ""
+
+
+def test_http_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, http_lookup, ROWS=8_000, OUR_CALLS=2, THEIR_CALLS=1)
+    assert len(outcome.ours.slices) == 3
+    if outcome.absent:
+        pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.theirs.slices) == 3
+
+
+def test_absent_peer_is_a_remark_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with ExitStack() as stack:
+        peer, absent = enter_peer(stack, redis_with_rows(np.empty(0, np.uint64), np.empty((0, 4), np.float32)))
+    assert peer is None
+    assert absent.startswith("no redis-server on PATH")
+
+
+def test_http_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, http_small, ROWS=8_000, CALLS_A_SLICE=5)
+    assert len(outcome.theirs.slices) == 3
+
+
+def test_startup_with_a_warm_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def seconds(kernels: str) -> float:
+        started.append(kernels)
+        return float(len(started))
+
+    monkeypatch.setattr(startup, "_seconds", seconds)
+    assert startup.measure_warm(3).ours.slices == (2.0, 3.0, 4.0)
+    assert len(set(started)) == 1
+    assert startup.measure_first(3).ours.slices == (5.0,)
+    assert len(set(started)) == 2
