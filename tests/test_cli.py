@@ -1,0 +1,307 @@
+"""The commands, as a user meets them: what they print, their exit codes, and that nothing is left half-done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from embcache.cli import app
+from embcache.cli.plan import need, parse_rows
+from embcache_client import Client
+from embcache_storage.rocks import RocksOptions, RocksStore
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["embcache", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(7).normal(size=(500, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """The option for a service that is not running."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "config.toml").write_text('[warm]\ncapacity = "4MiB"\n[[table]]\nname = "empty"\ndim = 2\n')
+    return ["--config", folder / "config.toml"]
+
+
+class Service(NamedTuple):
+    url: str
+    config: Path
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    config = tmp_path_factory.mktemp("running") / "config.toml"
+    config.write_text('[warm]\ncapacity = "4MiB"\n[[table]]\nname = "empty"\ndim = 2\n')
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {**os.environ, "EMBCACHE_SERVER__PORT": str(port)}
+    command = [sys.executable, "-m", "embcache", "serve", str(config)]
+    log = config.with_name("log")
+    with log.open("wb") as output, subprocess.Popen(command, env=environment, stderr=output) as process:
+        try:
+            _await_ready(f"http://127.0.0.1:{port}/readyz", process, log)
+            yield Service(f"http://127.0.0.1:{port}", config)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def running(service: Service) -> list[object]:
+    """The option for a service that is running."""
+    return ["--url", service.url]
+
+
+def _await_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:  # nobody there, not ready, or busy compiling
+            time.sleep(0.05)
+    raise AssertionError(f"{url} was not ready in time")
+
+
+@pytest.fixture(params=["stopped", "running"])
+def place(request: pytest.FixtureRequest) -> list[object]:
+    """Where the tables are: every command does the same in both."""
+    option: list[object] = request.getfixturevalue(request.param)
+    return option
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_table_comes_out_as_it_went_in(
+    run: Run, place: list[object], tmp_path: Path, rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+) -> None:
+    ids = np.random.default_rng(8).permutation(10**6)[: len(rows)].astype(np.uint64)
+    np.savez(tmp_path / "in.npz", ids=ids, rows=rows)
+    imported = run("import", "item", tmp_path / "in.npz", *place)
+    assert imported.code == 0, imported.err
+    assert re.match(r"item: 500 rows in .* s \(.* rows/s\) imported, now version \d+\n$", imported.out)
+    exported = run("export", "item", tmp_path / "out.npz", *place)
+    assert exported.code == 0, exported.err
+    with np.load(tmp_path / "out.npz") as out:
+        order = np.argsort(ids)
+        assert np.array_equal(out["ids"], ids[order])
+        assert np.array_equal(out["rows"], rows[order])
+    assert _files(tmp_path) == ["in.npz", "out.npz"]
+
+
+def test_a_created_table_has_the_shape_of_the_file(run: Run, running: list[object], tmp_path: Path) -> None:
+    np.save(tmp_path / "half.npy", np.ones((3, 5), np.float16))
+    np.save(tmp_path / "full.npy", np.ones((4, 2), np.float32))
+    assert run("import", "half", tmp_path / "half.npy", *running).code == 0
+    assert run("import", "small", tmp_path / "full.npy", "--dtype", "q8", *running).code == 0
+    listed = [line.split() for line in run("tables", *running).out.splitlines()]
+    said = {line[0]: line[2:5] for line in listed[1:]}
+    assert said["half"] == ["f16", "5", "3"]
+    assert said["small"] == ["q8", "2", "4"]
+    assert said["empty"] == ["f32", "2", "0"]
+
+
+def test_a_lookup_says_where_each_row_came_from(run: Run, running: list[object], tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.arange(20, dtype=np.float32).reshape(2, 10))
+    assert run("import", "shown", tmp_path / "rows.npy", *running).code == 0
+    found = run("lookup", "shown", 1, 9, *running)
+    one, nine = found.out.splitlines()[1:]
+    assert one.split() == ["1", "cold", *map(str, range(10, 18)), "...", "2", "more"]
+    assert nine.split()[:3] == ["9", "missing", "0"]
+    whole = run("lookup", "shown", 0, "--whole", *running).out.splitlines()[1]
+    assert whole.split()[2:] == [str(value) for value in range(10)]
+
+
+def test_raw_values_are_hashed(run: Run, running: list[object], tmp_path: Path) -> None:
+    red = 15910152883037974434  # of the feature "item", see docs/protocol.md
+    np.savez(tmp_path / "in.npz", ids=np.array([red], np.uint64), rows=np.ones((1, 6), np.float32))
+    assert run("import", "item", tmp_path / "in.npz", *running).code == 0
+    found = run("lookup", "item", "red", "blue", "--values", *running).out.splitlines()[1:]
+    assert [line.split()[:2] for line in found] == [["red", "cold"], ["blue", "missing"]]
+
+
+def test_a_bad_file_changes_nothing(run: Run, running: list[object], tmp_path: Path) -> None:
+    np.save(tmp_path / "good.npy", np.ones((3, 2), np.float32))
+    np.save(tmp_path / "bad.npy", np.array([[1, 2], [3, np.nan]], np.float32))
+    np.save(tmp_path / "wide.npy", np.ones((3, 4), np.float32))
+    assert run("import", "kept", tmp_path / "good.npy", *running).code == 0
+    for file, complaint in (
+        ("bad.npy", "id 1 .* nan in column 1"),
+        ("wide.npy", "table 'kept' has rows of 2, .*wide.npy has rows of 4"),
+        ("absent.npy", "absent.npy: No such file or directory"),
+    ):
+        failed = run("import", "kept", tmp_path / file, *running)
+        assert failed.code == 1
+        assert re.fullmatch(rf"embcache: .*{complaint}.*\n", failed.err)
+    assert run("import", "new", tmp_path / "bad.npy", *running).code == 1
+    listed = run("tables", *running).out
+    assert "new" not in listed
+    assert re.search(r"kept +\d+ +f32 +2 +3 ", listed)
+
+
+def test_a_failed_export_leaves_no_file(run: Run, running: list[object], tmp_path: Path) -> None:
+    ids = np.array([5, 6], np.uint64)
+    np.savez(tmp_path / "in.npz", ids=ids, rows=np.ones((2, 3), np.float32))
+    assert run("import", "gaps", tmp_path / "in.npz", *running).code == 0
+    failed = run("export", "gaps", tmp_path / "out.npy", *running)
+    assert (failed.code, failed.out) == (1, "")
+    assert "there is no row for id 0" in failed.err
+    unknown = run("export", "gasp", tmp_path / "out.npz", *running)
+    assert unknown.code == 1
+    assert unknown.err == "embcache: there is no table 'gasp'; the nearest is gaps\n"
+    assert _files(tmp_path) == ["in.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["tables"], 2, "give either --config CONFIG"),
+        (["tables", "--config", "a.toml", "--url", "http://localhost"], 2, "give either --config CONFIG"),
+        (["lookup", "item", "x", "--url", "http://localhost"], 2, "'x' is no feature ID"),
+        (["lookup", "item", str(2**64), "--url", "http://localhost"], 2, "is no feature ID"),
+        (["tables", "--config", "nowhere.toml"], 1, "nowhere.toml: cannot be read: No such file"),
+        (["serve", "nowhere.toml"], 1, "nowhere.toml: cannot be read: No such file"),
+        (["tables", "--url", "ftp://host"], 1, "--url: 'ftp://host' is neither http://"),
+        (["tables", "--url", "http+unix:///nowhere.sock"], 1, "no connection to http[+]unix:///nowhere.sock"),
+        (["plan", "many", "64"], 2, "'many' is no number of rows"),
+        (["plan", "10", "64", "f64"], 2, "'f64' is none of f32, f16, bf16, q8"),
+        (["imprt", "item"], 2, "No such command 'imprt'"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(run: Run, arguments: list[str], code: int, complaint: str) -> None:
+    failed = run(*arguments)
+    assert (failed.code, failed.out) == (code, "")
+    assert re.search(complaint, failed.err.splitlines()[-1])
+    assert "Traceback" not in failed.err
+    if code == 1:
+        assert failed.err.startswith("embcache: ")
+        assert failed.err.count("\n") == 1
+
+
+def test_data_in_use_is_left_alone(run: Run, service: Service) -> None:
+    failed = run("tables", "--config", service.config)
+    assert failed.code == 1
+    assert re.fullmatch(r"embcache: cold.path .*data: another process has it open.*\n", failed.err)
+
+
+def test_an_unforeseen_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str) -> int:
+        raise RuntimeError("the unforeseen")
+
+    monkeypatch.setattr("embcache.cli.plan.parse_rows", broken)
+    failed = run("plan", "10", "64")
+    assert failed.code == 1
+    assert failed.err == "embcache: unforeseen: RuntimeError('the unforeseen') (EMBCACHE_TRACEBACK=1 shows where)\n"
+
+
+def test_the_module_is_the_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "embcache", "--help"], capture_output=True, text=True, check=True)
+    for command in ("serve", "import", "export", "tables", "lookup", "plan"):
+        assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
+
+
+def test_plan_says_what_fits(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[warm]\ncapacity = "1GiB"')
+    planned = run("plan", "100M", 64, "--config", tmp_path / "config.toml").out.splitlines()
+    assert [line.split()[:3] for line in planned[1:5]] == [
+        ["f32", "256", "B"],
+        ["f16", "128", "B"],
+        ["bf16", "128", "B"],
+        ["q8", "72", "B"],
+    ]
+    share = re.search(r"([\d.]+)% \(([\d,]+)\)", planned[1])
+    assert share
+    assert 3.5 < float(share[1]) < 4.2  # 1 GiB of 25.6 GB of rows
+    assert "off in this release" in planned[5]
+    assert " all " in run("plan", "1000", 64, "q8", "--config", tmp_path / "config.toml").out
+
+
+@pytest.mark.parametrize(("text", "rows"), [("1_000", 1000), ("1e6", 10**6), ("2.5M", 2_500_000), ("1B", 10**9)])
+def test_numbers_of_rows(text: str, rows: int) -> None:
+    assert parse_rows(text) == rows
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "0", "1e30", "nan", "ten"])
+def test_what_is_no_number_of_rows(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of rows"):
+        parse_rows(text)
+
+
+def test_the_plan_for_the_disk_is_what_the_disk_takes(tmp_path: Path) -> None:
+    wanted = need(50_000, 64, "f16")
+    store = RocksStore(tmp_path, RocksOptions())
+    try:
+        load = store.bulk(1, wanted.row)
+        load.add(np.arange(wanted.rows, dtype=np.uint64) * 977, np.ones((wanted.rows, wanted.row), np.uint8))
+        load.commit()
+        assert 0.9 < store.disk_bytes(1) / wanted.cold < 1.1
+    finally:
+        store.close()
+
+
+def test_the_readme_is_true(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python and its commands, in their order, against a service as it says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    text = (Path(__file__).parent.parent / "README.md").read_text().replace("http://127.0.0.1:7070", service.url)
+    text = text.replace('attach("data")', f"attach({str(service.config.with_name('data'))!r})")
+    with Client(service.url) as client:
+        client.drop_table("item")  # of the tests above
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```|((?:^    (?:embcache|curl) [^\n]*\n)+)", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    for code, commands in blocks:
+        exec(code, names)
+        for command in commands.splitlines():
+            if command.split()[1] != "serve" and shutil.which(command.split()[0]):
+                done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, (command, done.stderr)
+                assert not done.stdout.startswith('{"error"'), (command, done.stdout)
+    result = names["result"]
+    assert result["item"].found.tolist() == [True, True, False]  # type: ignore[index]
+
+
+def test_operations_names_every_metric(service: Service) -> None:
+    with urllib.request.urlopen(f"{service.url}/metrics") as answer:
+        there = set(re.findall(r"^# TYPE (\S+)", answer.read().decode(), re.MULTILINE))
+    said = (Path(__file__).parent.parent / "docs/operations.md").read_text()
+    assert there == set(re.findall(r"`(embcache_[a-z_]+)`", said))
