@@ -19,6 +19,7 @@ __all__ = [
     "float_bits",
     "load_acquire",
     "load_i32",
+    "load_i64",
     "load_relaxed",
     "load_u8",
     "load_u16",
@@ -29,6 +30,7 @@ __all__ = [
     "match_ways",
     "prefetch",
     "store_i32",
+    "store_i64",
     "store_relaxed",
     "store_release",
     "store_u8",
@@ -54,6 +56,10 @@ def load_i32(address: int) -> np.int32:
     return np.int32(ctypes.c_int32.from_address(int(address)).value)
 
 
+def load_i64(address: int) -> np.int64:
+    return np.int64(ctypes.c_int64.from_address(int(address)).value)
+
+
 def load_u64(address: int) -> np.uint64:
     return np.uint64(ctypes.c_uint64.from_address(int(address)).value)
 
@@ -75,6 +81,10 @@ def store_u32(address: int, value: int) -> None:
 
 def store_i32(address: int, value: int) -> None:
     ctypes.c_int32.from_address(int(address)).value = int(value)
+
+
+def store_i64(address: int, value: int) -> None:
+    ctypes.c_int64.from_address(int(address)).value = int(value)
 
 
 def store_u64(address: int, value: int) -> None:

@@ -38,6 +38,7 @@ from embcache.host.machine import (
     fence_acquire,
     load_acquire,
     load_i32,
+    load_i64,
     load_relaxed,
     load_u32,
     load_u64,
@@ -46,6 +47,7 @@ from embcache.host.machine import (
     match_ways,
     prefetch,
     store_i32,
+    store_i64,
     store_u8,
     store_u32,
     store_u64,
@@ -63,6 +65,10 @@ SEGMENT_COLUMNS = 18
 MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
 
 GROUP = 64
+# What is noted for the ids of a group: set index, likely ways, stamp, and which ones to look at again. Words at an
+# address and not arrays, since Numba would count references to an array at every inlined call.
+INDICES, LIKELY, STAMPS, AGAIN = (8 * GROUP * i for i in range(4))
+WORK_BYTES = 4 * 8 * GROUP
 TRIES = 32
 SAMPLE = np.uint64(31)  # one hit in 32 is reported as used
 RING_HEAD = 64  # bytes before a ring's first word
@@ -241,94 +247,116 @@ def note_use(ring, mask, entry, slot):
 
 
 @inlined
-def _find_ahead(place, index, h, work, t):
-    """Note the way in which a set seems to hold an id, and ask for it -> whether to try the id's second set."""
+def _find_ahead(place, index, h, noted):
+    """Note the ways in which a set may hold an id, and ask for them -> whether to try the id's second set."""
     heads, _, blocks, block, stride, _, _ = place
-    indices, ways, stamps = work
     head = heads + index * HEAD
     stamp = np.uint64(load_acquire(head))
     likely = likely_ways(head, h, stamp)
-    indices[t] = index
-    stamps[t] = stamp
+    store_i64(noted + INDICES, index)
+    store_u64(noted + STAMPS, stamp)
+    store_u64(noted + LIKELY, likely)
     if likely == np.uint64(0):
-        ways[t] = WAYS
         return has_spilled(stamp)
-    way = np.int64(lowest_bit(likely) - 1)
-    ways[t] = way
     keys = blocks + index * block
-    prefetch(keys + 8 * way)
-    row = keys + KEYS + way * stride
-    for line in range((stride + LINE - 1) >> 6):
-        prefetch(row + LINE * line)
+    while likely != np.uint64(0):  # nearly always one
+        way = np.int64(lowest_bit(likely) - 1)
+        prefetch(keys + 8 * way)
+        row = keys + KEYS + way * stride
+        for line in range((stride + LINE - 1) >> 6):
+            prefetch(row + LINE * line)
+        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
     return False
 
 
 @kernel
-def _ask_ahead(segment, begin, size, place, work, again):
+def _ask_ahead(ids, size, place, work):
     """Ask for the heads of a group's sets, then for the ids and rows that their digests point at.
 
-    What is noted (set index, way or 15, stamp) is a hint: nothing has been checked yet.
+    What is noted (set index, likely ways, stamp) is a hint: nothing has been checked yet.
     """
     heads, count = place[0], place[1]
-    indices = work[0]
-    ids = segment[IDS] + 8 * begin
     for t in range(size):
         index = first_set(hash_id(load_u64(ids + 8 * t)), count)
-        indices[t] = index
+        store_i64(work + INDICES + 8 * t, index)
         prefetch(heads + index * HEAD)
     spilled = np.int64(0)
     for t in range(size):
         h = hash_id(load_u64(ids + 8 * t))
-        if _find_ahead(place, indices[t], h, work, t):
+        if _find_ahead(place, load_i64(work + INDICES + 8 * t), h, work + 8 * t):
             prefetch(heads + second_set(h, count) * HEAD)
-            again[spilled] = t
+            store_i64(work + AGAIN + 8 * spilled, t)
             spilled += 1
     for s in range(spilled):
-        h = hash_id(load_u64(ids + 8 * again[s]))
-        _find_ahead(place, second_set(h, count), h, work, again[s])
+        t = load_i64(work + AGAIN + 8 * s)
+        h = hash_id(load_u64(ids + 8 * t))
+        _find_ahead(place, second_set(h, count), h, work + 8 * t)
+
+
+@inlined
+def _found_way(key, t, place, work):
+    """The way in which a group's t-th id was found, 15 for none: of the likely ways the one that holds the whole id."""
+    likely = load_u64(work + LIKELY + 8 * t)
+    if not is_even(load_u64(work + STAMPS + 8 * t)):
+        return np.int64(WAYS)
+    keys = place[2] + load_i64(work + INDICES + 8 * t) * place[3]
+    while likely != np.uint64(0):
+        way = np.int64(lowest_bit(likely) - 1)
+        if np.uint64(load_u64(keys + 8 * way)) == key:
+            return way
+        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
+    return np.int64(WAYS)
+
+
+@inlined
+def _row_at(index, way, place):
+    """The address of a way's row."""
+    return np.int64(place[2] + index * place[3] + KEYS + way * place[4])
+
+
+@inlined
+def _is_unchanged(t, place, work):
+    """Whether the set of a group's t-th id is as it was when its row was found."""
+    fence_acquire()
+    now = np.uint64(load_relaxed(place[0] + load_i64(work + INDICES + 8 * t) * HEAD))
+    return now == np.uint64(load_u64(work + STAMPS + 8 * t))
 
 
 @kernel
-def _take_plain(segment, begin, size, place, work, again):
-    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids are not settled.
+def _take_plain(segment, begin, size, place, work):
+    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids to look at again.
 
     This loop is the warm lookup: it calls nothing and touches no array but by address.
     """
-    heads, _, blocks, block, stride, _, _ = place
-    indices, ways, stamps = work
     ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
     out, out_bytes, row_bytes = segment[OUT] + begin * segment[OUT_BYTES], segment[OUT_BYTES], segment[ROW_BYTES]
     unsettled = np.int64(0)
     for t in range(size):
-        keys = blocks + indices[t] * block
-        if ways[t] < WAYS and is_even(stamps[t]) and load_u64(keys + 8 * ways[t]) == load_u64(ids + 8 * t):
-            copy_bytes(out + t * out_bytes, keys + KEYS + ways[t] * stride, row_bytes)
-            fence_acquire()
-            if np.uint64(load_relaxed(heads + indices[t] * HEAD)) == stamps[t]:
+        way = _found_way(np.uint64(load_u64(ids + 8 * t)), t, place, work)
+        if way < WAYS:
+            copy_bytes(out + t * out_bytes, _row_at(load_i64(work + INDICES + 8 * t), way, place), row_bytes)
+            if _is_unchanged(t, place, work):
                 store_u8(status + t, np.uint8(WARM))
                 continue
-        again[unsettled] = begin + t
+        store_i64(work + AGAIN + 8 * unsettled, t)
         unsettled += 1
     return unsettled
 
 
 @kernel
-def _take_converted(segment, begin, size, place, work, again, scratch):
+def _take_converted(segment, begin, size, place, work, scratch):
     """The same where rows change their form on the way."""
-    heads, _, blocks, block, stride, _, _ = place
-    indices, ways, stamps = work
     ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
     form = _form(segment)
     unsettled = np.int64(0)
     for t in range(size):
-        keys = blocks + indices[t] * block
-        if ways[t] < WAYS and is_even(stamps[t]) and load_u64(keys + 8 * ways[t]) == load_u64(ids + 8 * t):
-            _emit_converted(form, begin + t, keys + KEYS + ways[t] * stride, scratch)
-            fence_acquire()
-            if np.uint64(load_relaxed(heads + indices[t] * HEAD)) == stamps[t]:
+        way = _found_way(np.uint64(load_u64(ids + 8 * t)), t, place, work)
+        if way < WAYS:
+            _emit_converted(form, begin + t, _row_at(load_i64(work + INDICES + 8 * t), way, place), scratch)
+            if _is_unchanged(t, place, work):
                 store_u8(status + t, np.uint8(WARM))
                 continue
-        again[unsettled] = begin + t
+        store_i64(work + AGAIN + 8 * unsettled, t)
         unsettled += 1
     return unsettled
 
@@ -357,25 +385,28 @@ def _settle(segment, i, place, scratch, encoded):
 
 
 @kernel
-def _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, encoded):
+def _probe_rows(segment, place, ring, ring_mask, tick, work, scratch, encoded):
     """Look up all ids of a segment under one view of its directory entry; -> how many are left."""
     count, misses = segment[COUNT], segment[MISSES]
     plain = segment[STORED] == segment[WIRE] and segment[STORED] != Q8
     left = np.int64(0)
     for begin in range(0, count, GROUP):
         size = min(GROUP, count - begin)
-        _ask_ahead(segment, begin, size, place, work, again)
+        _ask_ahead(segment[IDS] + 8 * begin, size, place, work)
         if plain:
-            unsettled = _take_plain(segment, begin, size, place, work, again)
+            unsettled = _take_plain(segment, begin, size, place, work)
         else:
-            unsettled = _take_converted(segment, begin, size, place, work, again, scratch)
+            unsettled = _take_converted(segment, begin, size, place, work, scratch)
         for u in range(unsettled):
-            if not _settle(segment, again[u], place, scratch, encoded):
-                store_i32(misses + 4 * left, np.int32(again[u]))
+            i = begin + load_i64(work + AGAIN + 8 * u)
+            if not _settle(segment, i, place, scratch, encoded):
+                store_i32(misses + 4 * left, np.int32(i))
                 left += 1
         for t in range(np.int64(tick & SAMPLE), size, np.int64(SAMPLE) + 1):
-            if work[1][t] < WAYS:
-                note_use(ring, ring_mask, segment[ENTRY], work[0][t] * WAYS + work[1][t])
+            likely = np.uint64(load_u64(work + LIKELY + 8 * t))
+            if likely != np.uint64(0):
+                slot = load_i64(work + INDICES + 8 * t) * WAYS + lowest_bit(likely) - 1
+                note_use(ring, ring_mask, segment[ENTRY], slot)
     return left
 
 
@@ -394,7 +425,7 @@ def _place(arena, entry):
 
 
 @kernel
-def _probe_segment(arena, segment, ring, ring_mask, tick, work, again, scratch, encoded):
+def _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded):
     """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left."""
     entry = arena + DIRECTORY + segment[ENTRY] * ENTRY_BYTES
     for _ in range(TRIES):
@@ -407,7 +438,7 @@ def _probe_segment(arena, segment, ring, ring_mask, tick, work, again, scratch, 
             continue
         if version != segment[VERSION]:
             break
-        left = _probe_rows(segment, place, ring, ring_mask, tick, work, again, scratch, encoded)
+        left = _probe_rows(segment, place, ring, ring_mask, tick, work, scratch, encoded)
         fence_acquire()
         if np.uint64(load_relaxed(entry)) == stamp:
             return left
@@ -423,8 +454,8 @@ def probe(arena, segments, ring, ring_mask, tick):
     arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written.
     ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
     """
-    work = (np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.empty(GROUP, np.uint64))
-    again = np.empty(GROUP, np.int64)
+    noted = np.empty(WORK_BYTES, np.uint8)
+    work = np.int64(noted.ctypes.data)
     widest = 1
     for s in range(segments.shape[0]):
         widest = max(widest, segments[s, DIM])
@@ -434,8 +465,10 @@ def probe(arena, segments, ring, ring_mask, tick):
     for s in range(segments.shape[0]):
         segment = segments[s]
         encoded = np.int64(row.ctypes.data)
-        segment[LEFT] = _probe_segment(arena, segment, ring, ring_mask, tick, work, again, scratch, encoded)
+        segment[LEFT] = _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded)
         left += segment[LEFT]
+    noted[0] = 0  # Numba frees an array after its last use, which an address taken from it is not
+    row[0] = 0
     return left
 
 
