@@ -20,6 +20,7 @@ from embcache.attachment import Attachment
 from embcache.config import Settings
 from embcache.errors import NotReady, UnsupportedDtype
 from embcache.features import hash_values
+from embcache.host.warm import warm_readers
 from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
 from embcache.spec import DTYPES, TableSpec
@@ -51,7 +52,13 @@ class EmbeddingCache:
         self._lock = threading.Lock()  # over who (re)connects
         self._closed = False
         self._buffers = BufferPool()
-        self._attachment = self._connect()
+        # Compiled, or loaded, while the owner starts: the first lookup should not be the one that waits for it.
+        warming = threading.Thread(target=warm_readers, name="embcache-warm")
+        warming.start()
+        try:
+            self._attachment = self._connect()
+        finally:
+            warming.join()
 
     @classmethod
     def open(cls, config: str | os.PathLike[str] | Settings) -> Self:
