@@ -21,6 +21,7 @@ from rocksdict import IngestExternalFileOptions, WriteBatch, WriteOptions
 from embcache_storage.cells import encode_cells
 from embcache_storage.gate import Gate
 from embcache_storage.rocks_bulk import RocksBulkLoad
+from embcache_storage.rocks_check import seal
 from embcache_storage.rocks_errors import engine_errors
 from embcache_storage.rocks_families import Families, family_name
 from embcache_storage.rocks_open import open_database
@@ -42,7 +43,8 @@ class RocksStore:
         self._database, names, self._engine = open_database(self.path, self._options)
         self._staging = self.path / "staging"
         shutil.rmtree(self._staging, ignore_errors=True)
-        self._families = Families(self._database, names, self._engine)
+        seal(self.path)
+        self._families = Families(self._database, names, self._engine, lambda: seal(self.path))
         self._reader = Reader(self._options.read_threads)
         self._gate = Gate(lambda: StoreClosed(f"the store in {self.path} was closed"))
         self._counts = self._load_counts()
@@ -53,6 +55,7 @@ class RocksStore:
             self._families.close()
             with engine_errors(f"cannot close the store in {self.path}"):
                 self._database.close()
+            seal(self.path)
 
     def versions(self) -> list[int]:
         with self._gate:

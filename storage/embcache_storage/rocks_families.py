@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,10 +38,14 @@ class _Family:
 class Families:
     """All versions of a database. Creating and dropping take turns; use goes on beside them."""
 
-    def __init__(self, database: Any, names: list[str], engine: Engine) -> None:
-        """`names` are the column families that the database was opened with, versions and others."""
+    def __init__(self, database: Any, names: list[str], engine: Engine, changed: Callable[[], None]) -> None:
+        """`names` are the column families that the database was opened with, versions and others.
+
+        `changed` is called after a version came or went, by one thread at a time.
+        """
         self._database = database
         self._engine = engine
+        self._changed = changed
         self._turn = threading.Lock()
         self._families: dict[int, _Family] = {}
         self._others: list[Any] = []
@@ -96,6 +100,7 @@ class Families:
                 self._remove(version, handle)
                 raise
             self._families[version] = _Family(version, handle)
+            self._changed()
 
     def drop(self, version: int) -> None:
         """Remove a version once those who use it have left; whoever comes now gets VersionGone at once."""
@@ -105,6 +110,7 @@ class Families:
                 raise VersionGone(version)
             family.gate.shut()
             self._remove(version, family.handle)
+            self._changed()
 
     def close(self) -> None:
         """Flush and let go of all. Nobody may be inside."""

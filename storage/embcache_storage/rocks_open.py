@@ -1,7 +1,7 @@
-"""Opening a RocksDB database that may have crashed, within a time limit.
+"""Opening a RocksDB database that may have crashed or been damaged, within a time limit.
 
-A log left by a crash is replayed by a child process first, which writes its rows to files and closes: some damaged logs
-make RocksDB spin for ever, in native code that only a kill ends. After a clean stop the log is empty, and no child is
+A log left by a crash is replayed by a child process first, which writes its rows to files and closes: RocksDB replays
+in native code, holding the GIL, and only a kill would end it. After a clean stop the log is empty, and no child is
 needed. Run as `python -m embcache_storage.rocks_open`, this file is the child: options come as JSON on standard input,
 the engine's error, if any, leaves on standard output.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 from rocksdict import Rdict
 
+from embcache_storage.rocks_check import check_folder, has_log
 from embcache_storage.rocks_errors import engine_errors, store_error
 from embcache_storage.rocks_options import Engine, RocksOptions
 from embcache_storage.store import StoreCorrupt, StoreError, StoreTimeout
@@ -34,7 +35,8 @@ def open_database(path: Path, options: RocksOptions) -> tuple[Any, list[str], En
     A damaged table file costs only its own rows: they read as damaged. StoreLocked, StoreTimeout, or StoreCorrupt where
     RocksDB refuses what it finds.
     """
-    if any(log.stat().st_size for log in path.glob("*.log")):
+    check_folder(path)
+    if has_log(path):
         _recover(path, options)
     engine = Engine(options)
     try:
@@ -42,6 +44,8 @@ def open_database(path: Path, options: RocksOptions) -> tuple[Any, list[str], En
     except StoreCorrupt as error:
         # RocksDB refuses the whole database for one table file that it cannot open, unless told not to be paranoid. It
         # would then also skip damaged parts of a log, so this must never be tried while there is one.
+        if ".sst" not in str(error) or has_log(path):
+            raise
         engine = Engine(options, paranoid=False)
         opened = *_open(path, engine), engine
         log.error("opened in spite of damage, rows in damaged files cannot be read: %s", error)
@@ -68,8 +72,8 @@ def _recover(path: Path, options: RocksOptions) -> None:
         )
     except subprocess.TimeoutExpired:
         raise StoreTimeout(
-            f"the store in {path} did not recover its write-ahead log within {limit:g} s: the log may be damaged "
-            "in a way that makes RocksDB spin; allow more time, or restore a backup"
+            f"the store in {path} did not recover its write-ahead log within {limit:g} s: allow more time, or "
+            "restore a backup: some damage makes RocksDB spin for ever"
         ) from None
     if done.returncode:
         what = f"cannot recover the store in {path}"
