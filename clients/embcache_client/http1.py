@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 import httptools
 import numpy as np
@@ -80,6 +80,7 @@ class ResponseReader:
         self._scratch = bytearray(MAX_HEAD)
         self._scratch_view = memoryview(self._scratch)
         self._head = _NO_HEAD
+        self._parser: Any = None  # holds this reader, which is why it is let go as soon as it has done its work
         self.start()
 
     def start(self) -> None:
@@ -167,6 +168,8 @@ class ResponseReader:
         length = headers.get(b"content-length")
         size = None if length is None or self._message_complete or b"transfer-encoding" in headers else int(length)
         self._head = _Head(raw, status, headers, media_type, keep_alive, size)
+        if size is not None:
+            self._parser = None
 
     def _begin_sized(self, size: int, rest: memoryview) -> None:
         self._check_size(size)
@@ -203,6 +206,7 @@ class ResponseReader:
         body.data[:] = b"".join(self._pieces)
         self._body = body
         self._pieces.clear()
+        self._parser = None
         self._phase = _Phase.DONE
 
     def _feed(self, piece: bytes | memoryview) -> None:

@@ -22,7 +22,8 @@ _LEAD: Final = b"\xa8position\xcf"
 _POSITION_START: Final = 1 + len(_LEAD)
 _POSITION_END: Final = _POSITION_START + 8
 
-MAX_OUTLINES: Final = 256  # of 1 to 2 KB each
+MAX_OUTLINES: Final = 256
+MAX_LITERAL_BYTES: Final = 64 << 10  # of one outline; a result takes about 150
 
 _Place = tuple[int, np.dtype[Any], tuple[int, ...]]  # of an array: its first byte in the body, its dtype and shape
 
@@ -77,6 +78,8 @@ class Outline:
             self._literals.append((at, first, bytes(view[at:first])))
             at = past
         self._literals.append((at, self._size, bytes(view[at:])))
+        if sum(len(literal) for *_, literal in self._literals) > MAX_LITERAL_BYTES:
+            raise ProtocolError("the reply holds much besides its arrays")
 
     def _extents(self) -> list[tuple[int, int]]:
         places = [place for *_, places in self._results for place in places]

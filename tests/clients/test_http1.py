@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 
 from embcache_client.address import Address
@@ -151,6 +155,20 @@ def test_an_end_in_the_middle_completes_nothing(answer: bytes) -> None:
     feed(to, answer, 1000)
     assert not to.end_of_stream()
     assert to.began is bool(answer)
+
+
+@pytest.mark.parametrize("answer", [SIZED[:-3], CHUNKED, SIZED + b"!"])
+def test_a_reader_is_freed_without_the_collector(answer: bytes) -> None:
+    to = reader()
+    with contextlib.suppress(ProtocolError):
+        feed(to, answer, 1000)
+    gc.disable()
+    try:
+        gone = weakref.ref(to)
+        del to
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_request_heads_byte_by_byte() -> None:

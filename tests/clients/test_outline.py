@@ -122,6 +122,7 @@ def test_a_reply_of_another_length_is_not_read() -> None:
         msgpack.packb({"position": 5, "history": "h", "results": [result(numbers(2, 3))]}),
         b"\0" + laid_out(result(numbers(2, 3)))[1:],
         laid_out(result(numbers(2, 3)), alignment=1).replace(b"\xa4rows", b"\xd9\x04rows"),
+        laid_out(result(numbers(2, 3), more=bytes(70_000))),
     ],
 )
 def test_what_is_laid_out_otherwise_has_no_outline(body: bytes) -> None:
