@@ -20,7 +20,7 @@ from embcache.errors import DeadlineExceeded, MissingRows, StorageCorrupt
 from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
-from embcache.host.rows import F32
+from embcache.host.rows import Q8, convert_rows, fill_uniform
 from embcache.local.link import Reply
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _GONE = 3  # the owner's word for ids of a version that was dropped
 _LATE = 4
 _NAMED_IDS = 10  # how many ids an error names
+_HAS_ROW = np.isin(np.arange(256), [probe.HOT, probe.WARM, probe.COLD, probe.NEAR])  # by status
 
 
 class VersionGoneError(Exception):
@@ -92,7 +93,7 @@ class Lookup:
         self._views = views
         self._wire = DTYPES.index(dtype)
         self._segments = np.empty((len(queries), probe.SEGMENT_COLUMNS), np.int64)
-        self._bags: list[tuple[int, NDArray[np.float32]]] = []
+        self._encoded: list[tuple[int, NDArray[np.uint8]]] = []  # rows that change their form on the way
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
@@ -111,7 +112,7 @@ class Lookup:
             misses += 4 * query.ids.size
         left = self._attachment.probe(self._segments)
         if not left:
-            self._pool()
+            self._express()
         return left
 
     def finish(self, deadline: float | None) -> None:
@@ -158,16 +159,13 @@ class Lookup:
         ]
 
     def _columns(self, index: int, query: Query, view: TableView, place: Place, misses: int) -> tuple[int, ...]:
-        """The columns of a segment that the query gives. Bags gather f32 rows into memory of their own first."""
-        ids, status = address_of(query.ids), self._address + place.status
-        if query.lengths is not None:
-            gathered = np.empty((query.ids.size, view.spec.dim), np.float32)
-            self._bags.append((index, gathered))
-            return (query.ids.size, ids, F32, address_of(gathered), 4 * view.spec.dim, 0, 0, status, misses)
-        width = self.parts[index].rows_bytes // max(query.ids.size, 1)
+        """The columns of a segment that the query gives."""
         rows = self._address + place.rows
-        scale, bias = self._address + place.scale, self._address + place.bias
-        return (query.ids.size, ids, self._wire, rows, width, scale, bias, status, misses)
+        if query.lengths is not None or self._wire != view.spec.dtype_code or self._wire == Q8:
+            encoded = np.empty((query.ids.size, view.spec.row_bytes), np.uint8)
+            self._encoded.append((index, encoded))
+            rows = address_of(encoded)
+        return (query.ids.size, address_of(query.ids), rows, self._address + place.status, misses)
 
     def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
         """(index, ids that are left) of every query that has some."""
@@ -188,8 +186,6 @@ class Lookup:
         """Write the rows and statuses of the ids that were left; None: the owner's answer was not there in time."""
         payload = None if reply is None else np.frombuffer(reply.payload, np.uint8)
         begin = 0
-        widest = max(view.spec.dim for view in self._views)
-        scratch, encoded = np.empty(widest, np.float32), np.empty(4 * widest + 8, np.uint8)
         for index, view in enumerate(self._views):
             segment = self._segments[index]
             count = int(segment[probe.LEFT])
@@ -204,25 +200,32 @@ class Lookup:
                 rows_at = begin + _padded(count)
                 begin = rows_at + _padded(count * view.spec.row_bytes)
                 rows_at += address_of(payload)
-            probe.settle_misses(segment, rows_at, states, scratch, address_of(encoded))
-        self._pool()
+            probe.settle_misses(segment, rows_at, states)
+        self._express()
 
-    def _pool(self) -> None:
-        for index, gathered in self._bags:
-            query, place, part = self._queries[index], self._places[index], self.parts[index]
-            bags = max(part.shape[0], 1)
-            pool_bags(
-                gathered,
-                self._address + place.status,
-                query.lengths,
-                0 if query.weights is None else address_of(query.weights),
-                MEAN if query.pooling == "mean" else SUM,
-                self._wire,
-                self._address + place.rows,
-                part.rows_bytes // bags,
-                self._address + place.scale,
-                self._address + place.bias,
-            )
+    def _express(self) -> None:
+        """All rows are there: make the default rows that depend on the id, pool bags, change dtypes."""
+        for index, view in enumerate(self._views):
+            if view.bound is not None:
+                self._fill_uniform(index, view, view.bound)
+        for index, encoded in self._encoded:
+            query, spec, place = self._queries[index], self._views[index].spec, self._places[index]
+            out, scale, bias = (self._address + offset for offset in (place.rows, place.scale, place.bias))
+            form = (spec.dtype_code, spec.dim, address_of(encoded))
+            if query.lengths is None:
+                dtype, dim, rows = form
+                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias)
+                continue
+            weights = 0 if query.weights is None else address_of(query.weights)
+            pooling = MEAN if query.pooling == "mean" else SUM
+            status = self._address + place.status
+            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias)
+
+    def _fill_uniform(self, index: int, view: TableView, bound: np.float32) -> None:
+        instead = np.flatnonzero(~_HAS_ROW[self._statuses[index]])
+        if instead.size:
+            rows = int(self._segments[index, probe.OUT])
+            fill_uniform(self._queries[index].ids, instead, bound, view.spec.dtype_code, view.spec.dim, rows)
 
 
 def _padded(size: int) -> int:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.errors import UnknownTable
-from embcache.host import probe, rows
 from embcache.host.convert import encode_rows
 from embcache.host.memory import address_of
 from embcache.spec import Constant, TableSpec, Uniform
@@ -19,7 +18,11 @@ from embcache.validation import nearest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableView:
-    """One version of a table. `columns` are the first columns of a segment; they point into `default_row`."""
+    """One version of a table.
+
+    columns: the first columns of a segment; they point into default_row. bound: of uniform default rows, which are
+    made for each id, else None.
+    """
 
     spec: TableSpec
     label: str
@@ -28,6 +31,7 @@ class TableView:
     rows: int
     columns: NDArray[np.int64] = field(repr=False)
     default_row: NDArray[np.uint8] = field(repr=False)
+    bound: np.float32 | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +54,22 @@ class Views:
         raise UnknownTable(f"there is no table {table[:64]!r}{hint}", {"table": table})
 
 
-def default_columns(spec: TableSpec) -> tuple[int, NDArray[np.uint8], int]:
-    """(kind, encoded default row, bits of a uniform row's bound) of a table."""
+def default_row_of(spec: TableSpec) -> NDArray[np.uint8]:
+    """The encoded default row of a table, u8 [row_bytes]; zeros where each id has a row of its own."""
     row = np.zeros((1, spec.dim), np.float32)
-    kind, bound = rows.ZEROS, np.float32(0)
     if isinstance(spec.default, Constant):
-        kind, row[0] = rows.CONSTANT, spec.default.constant
-    elif isinstance(spec.default, Uniform):
-        kind, bound = rows.UNIFORM, np.float32(spec.default.uniform)
+        row[0] = spec.default.constant
     encoded, _ = encode_rows(row, spec.dtype_code)
-    return kind, encoded[0], int(bound.view(np.uint32))
+    row_of_all: NDArray[np.uint8] = encoded[0]
+    return row_of_all
 
 
 def _view(spec: TableSpec, version: Mapping[str, Any]) -> TableView:
-    kind, default_row, bound = default_columns(spec)
-    columns = np.zeros(probe.COUNT, np.int64)
-    columns[:] = (
-        version["entry"],
-        version["number"],
-        spec.dtype_code,
-        spec.dim,
-        spec.row_bytes,
-        kind,
-        address_of(default_row),
-        bound,
-    )
+    default_row = default_row_of(spec)
+    columns = np.array((version["entry"], version["number"], spec.row_bytes, address_of(default_row)), np.int64)
+    bound = np.float32(spec.default.uniform) if isinstance(spec.default, Uniform) else None
     number, label, live = int(version["number"]), str(version["label"]), bool(version["live"])
-    return TableView(spec, label, number, live, int(version["rows"]), columns, default_row)
+    return TableView(spec, label, number, live, int(version["rows"]), columns, default_row, bound)
 
 
 def parse_catalogue(message: Mapping[str, Any]) -> Views:

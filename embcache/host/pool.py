@@ -7,19 +7,21 @@ import numpy as np
 from embcache.host.jit import kernel
 from embcache.host.machine import bits_float, load_u8, load_u32
 from embcache.host.probe import COLD, HOT, NEAR, WARM
-from embcache.host.rows import Q8, encode_values, quantise
+from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise
 
 SUM, MEAN = 0, 1
 
 
 @kernel
-def pool_bags(rows, status, lengths, weights, pooling, wire, out, out_bytes, scale, bias):
+def pool_bags(stored, dim, rows, status, lengths, weights, pooling, wire, out, scale, bias):
     """Write one row for each bag. Ids without a row add nothing; a bag in which none has one gives zeros.
 
-    rows f32 [n, dim], an array; status the address of u8 [n]; lengths u32 [b], summing to n; weights the address of
-    f32 [n], or 0 for none; out, scale, bias: where the b rows go, in dtype `wire`, out_bytes apart.
+    rows: encoded rows [n] of dtype `stored`, status u8 [n], weights f32 [n] (or 0 for none), all by address;
+    lengths u32 [b], an array, summing to n; out, scale, bias: where the b rows go, in dtype `wire`.
     """
-    dim = rows.shape[1]
+    row_bytes = 8 + dim if stored == Q8 else 4 * dim if stored == F32 else 2 * dim
+    out_bytes = dim if wire == Q8 else 4 * dim if wire == F32 else 2 * dim
+    row = np.empty(dim, np.float32)
     total = np.empty(dim, np.float32)
     i = np.int64(0)
     for bag in range(lengths.shape[0]):
@@ -29,13 +31,14 @@ def pool_bags(rows, status, lengths, weights, pooling, wire, out, out_bytes, sca
             code = np.int64(load_u8(status + i))
             if code in (WARM, COLD, HOT, NEAR):
                 found = np.float32(found + np.float32(1.0))
+                decode_row(stored, rows + i * row_bytes, dim, row)
                 if weights != 0:
                     weight = bits_float(load_u32(weights + 4 * i))
                     for j in range(dim):
-                        total[j] = np.float32(total[j] + np.float32(rows[i, j] * weight))
+                        total[j] = np.float32(total[j] + np.float32(row[j] * weight))
                 else:
                     for j in range(dim):
-                        total[j] = np.float32(total[j] + rows[i, j])
+                        total[j] = np.float32(total[j] + row[j])
             i += 1
         if pooling == MEAN and found > 0:
             for j in range(dim):

@@ -1,4 +1,4 @@
-"""The reader's kernels: find ids in the arena and write their rows, without locks and without waiting.
+"""The reader's kernels: find ids in the arena and copy their encoded rows out, without locks and without waiting.
 
 A lookup is an array of segments, one row of int64 for each query, columns as below; one call does them all.
 Ids are taken in groups: ask for every set's line first, then find ways and ask for rows, then copy, so that
@@ -33,14 +33,12 @@ from embcache.host.layout import (
     WAYS,
 )
 from embcache.host.machine import (
-    bits_float,
     claim,
     fence_acquire,
     load_acquire,
     load_i32,
     load_i64,
     load_relaxed,
-    load_u32,
     load_u64,
     lowest_bit,
     match_digests,
@@ -49,18 +47,17 @@ from embcache.host.machine import (
     store_i32,
     store_i64,
     store_u8,
-    store_u32,
     store_u64,
 )
-from embcache.host.rows import Q8, UNIFORM, copy_bytes, decode_row, encode_row, encode_values, quantise, uniform_row
+from embcache.host.rows import copy_bytes
 
-# Columns of a segment. From the table:
-ENTRY, VERSION, STORED, DIM, ROW_BYTES, DEFAULT, DEFAULT_ROW, DEFAULT_BOUND = range(8)
-# From the query (addresses; OUT is [n] rows of OUT_BYTES):
-COUNT, IDS, WIRE, OUT, OUT_BYTES, SCALE, BIAS, STATUS, MISSES = range(8, 17)
-# Written by `probe`: how many ids are left, their places being i32 at MISSES.
-LEFT = 17
-SEGMENT_COLUMNS = 18
+# Columns of a segment. From the table (DEFAULT_ROW: the address of an encoded row):
+ENTRY, VERSION, ROW_BYTES, DEFAULT_ROW = range(4)
+# From the query, addresses but for COUNT: ids u64 [n], encoded rows u8 [n, ROW_BYTES], status u8 [n], misses i32 [n].
+COUNT, IDS, OUT, STATUS, MISSES = range(4, 9)
+# Written by `probe`: how many ids are left, their places in the query being the first so many of MISSES.
+LEFT = 9
+SEGMENT_COLUMNS = 10
 
 MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
 
@@ -138,58 +135,6 @@ def find_mark(at, key, stamp):
     """The way that holds `key` in an absent set, or 15; as `find_way`."""
     mask = np.uint64(match_ways(at, key) & stamp)
     return np.int64(lowest_bit(mask) - 1) if mask != np.uint64(0) else np.int64(WAYS)
-
-
-@inlined
-def _form(segment):
-    """A segment's way of writing rows as a tuple: scalars stay in registers where an array would be read again."""
-    return (
-        segment[STORED],
-        segment[WIRE],
-        segment[DIM],
-        segment[ROW_BYTES],
-        segment[OUT],
-        segment[OUT_BYTES],
-        segment[SCALE],
-        segment[BIAS],
-    )
-
-
-@kernel
-def _emit_converted(form, i, row, scratch):
-    """Write an encoded row as the i-th result in another dtype, or in q8's three arrays."""
-    stored, wire, dim, _, out, out_bytes, scale, bias = form
-    target = out + i * out_bytes
-    if stored == Q8 and wire == Q8:
-        store_u32(scale + 4 * i, load_u32(row))
-        store_u32(bias + 4 * i, load_u32(row + 4))
-        copy_bytes(target, row + 8, dim)
-        return
-    decode_row(stored, row, dim, scratch)
-    if wire == Q8:
-        quantise(scratch, dim, target, scale + 4 * i, bias + 4 * i)
-    else:
-        encode_values(wire, scratch, dim, target)
-
-
-@inlined
-def emit(form, i, row, scratch):
-    """Write the encoded row at address `row` as the i-th result."""
-    if form[0] == form[1] and form[0] != Q8:
-        copy_bytes(form[4] + i * form[5], row, form[3])
-    else:
-        _emit_converted(form, i, row, scratch)
-
-
-@kernel
-def default_row(segment, i, scratch, encoded):
-    """The address of the default row of the segment's i-th id, encoded and rounded as a stored row would be."""
-    if segment[DEFAULT] != UNIFORM:
-        return segment[DEFAULT_ROW]
-    identifier = load_u64(segment[IDS] + 8 * i)
-    uniform_row(identifier, bits_float(np.uint32(segment[DEFAULT_BOUND])), segment[DIM], scratch)
-    encode_row(segment[STORED], scratch, segment[DIM], encoded)
-    return encoded
 
 
 @inlined
@@ -323,18 +268,18 @@ def _is_unchanged(t, place, work):
 
 
 @kernel
-def _take_plain(segment, begin, size, place, work):
-    """Copy the rows that `_ask_ahead` found, where the wire's form is the stored one; -> how many ids to look at again.
+def _take(segment, begin, size, place, work):
+    """Copy the rows that `_ask_ahead` found; -> how many ids of the group to look at again.
 
     This loop is the warm lookup: it calls nothing and touches no array but by address.
     """
-    ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
-    out, out_bytes, row_bytes = segment[OUT] + begin * segment[OUT_BYTES], segment[OUT_BYTES], segment[ROW_BYTES]
+    ids, status, row_bytes = segment[IDS] + 8 * begin, segment[STATUS] + begin, segment[ROW_BYTES]
+    out = segment[OUT] + begin * row_bytes
     unsettled = np.int64(0)
     for t in range(size):
         way = _found_way(np.uint64(load_u64(ids + 8 * t)), t, place, work)
         if way < WAYS:
-            copy_bytes(out + t * out_bytes, _row_at(load_i64(work + INDICES + 8 * t), way, place), row_bytes)
+            copy_bytes(out + t * row_bytes, _row_at(load_i64(work + INDICES + 8 * t), way, place), row_bytes)
             if _is_unchanged(t, place, work):
                 store_u8(status + t, np.uint8(WARM))
                 continue
@@ -344,62 +289,34 @@ def _take_plain(segment, begin, size, place, work):
 
 
 @kernel
-def _take_converted(segment, begin, size, place, work, scratch):
-    """The same where rows change their form on the way."""
-    ids, status = segment[IDS] + 8 * begin, segment[STATUS] + begin
-    form = _form(segment)
-    unsettled = np.int64(0)
-    for t in range(size):
-        way = _found_way(np.uint64(load_u64(ids + 8 * t)), t, place, work)
-        if way < WAYS:
-            _emit_converted(form, begin + t, _row_at(load_i64(work + INDICES + 8 * t), way, place), scratch)
-            if _is_unchanged(t, place, work):
-                store_u8(status + t, np.uint8(WARM))
-                continue
-        store_i64(work + AGAIN + 8 * unsettled, t)
-        unsettled += 1
-    return unsettled
-
-
-@kernel
-def _settle(segment, i, place, scratch, encoded):
+def _settle(segment, i, place):
     """Look for the segment's i-th id with all care; -> whether it is answered, by a row or as absent."""
-    heads, _, blocks, block, stride, _, _ = place
-    key = np.uint64(load_u64(segment[IDS] + 8 * i))
-    form = _form(segment)
+    key, out = np.uint64(load_u64(segment[IDS] + 8 * i)), segment[OUT] + i * segment[ROW_BYTES]
     for _ in range(TRIES):
         what, index, way, stamp = _search(key, place)
         if what == UNKNOWN:
             return False
-        status, row = MISSING, np.int64(0)
-        if what == ABSENT:
-            row = default_row(segment, i, scratch, encoded)
-        else:
-            status, row = WARM, blocks + index * block + KEYS + way * stride
-        emit(form, i, row, scratch)
+        row = segment[DEFAULT_ROW] if what == ABSENT else _row_at(index, way, place)
+        copy_bytes(out, row, segment[ROW_BYTES])
         fence_acquire()
-        if what == ABSENT or np.uint64(load_relaxed(heads + index * HEAD)) == stamp:
-            store_u8(segment[STATUS] + i, np.uint8(status))
+        if what == ABSENT or np.uint64(load_relaxed(place[0] + index * HEAD)) == stamp:
+            store_u8(segment[STATUS] + i, np.uint8(MISSING if what == ABSENT else WARM))
             return True
     return False
 
 
 @kernel
-def _probe_rows(segment, place, ring, ring_mask, tick, work, scratch, encoded):
+def _probe_rows(segment, place, ring, ring_mask, tick, work):
     """Look up all ids of a segment under one view of its directory entry; -> how many are left."""
     count, misses = segment[COUNT], segment[MISSES]
-    plain = segment[STORED] == segment[WIRE] and segment[STORED] != Q8
     left = np.int64(0)
     for begin in range(0, count, GROUP):
         size = min(GROUP, count - begin)
         _ask_ahead(segment[IDS] + 8 * begin, size, place, work)
-        if plain:
-            unsettled = _take_plain(segment, begin, size, place, work)
-        else:
-            unsettled = _take_converted(segment, begin, size, place, work, scratch)
+        unsettled = _take(segment, begin, size, place, work)
         for u in range(unsettled):
             i = begin + load_i64(work + AGAIN + 8 * u)
-            if not _settle(segment, i, place, scratch, encoded):
+            if not _settle(segment, i, place):
                 store_i32(misses + 4 * left, np.int32(i))
                 left += 1
         for t in range(np.int64(tick & SAMPLE), size, np.int64(SAMPLE) + 1):
@@ -425,7 +342,7 @@ def _place(arena, entry):
 
 
 @kernel
-def _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded):
+def _probe_segment(arena, segment, ring, ring_mask, tick, work):
     """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left."""
     entry = arena + DIRECTORY + segment[ENTRY] * ENTRY_BYTES
     for _ in range(TRIES):
@@ -438,7 +355,7 @@ def _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded
             continue
         if version != segment[VERSION]:
             break
-        left = _probe_rows(segment, place, ring, ring_mask, tick, work, scratch, encoded)
+        left = _probe_rows(segment, place, ring, ring_mask, tick, work)
         fence_acquire()
         if np.uint64(load_relaxed(entry)) == stamp:
             return left
@@ -449,45 +366,34 @@ def _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded
 
 @kernel
 def probe(arena, segments, ring, ring_mask, tick):
-    """Look up all segments in the arena, writing rows and status of what it holds; -> ids left in all.
+    """Look up all segments in the arena, writing encoded rows and status of what it holds; -> ids left in all.
 
     arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written.
     ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
     """
     noted = np.empty(WORK_BYTES, np.uint8)
     work = np.int64(noted.ctypes.data)
-    widest = 1
-    for s in range(segments.shape[0]):
-        widest = max(widest, segments[s, DIM])
-    scratch = np.empty(widest, np.float32)
-    row = np.empty(2 * widest + 2, np.float32)
     left = np.int64(0)
     for s in range(segments.shape[0]):
-        segment = segments[s]
-        encoded = np.int64(row.ctypes.data)
-        segment[LEFT] = _probe_segment(arena, segment, ring, ring_mask, tick, work, scratch, encoded)
-        left += segment[LEFT]
-    noted[0] = 0  # Numba frees an array after its last use, which an address taken from it is not
-    row[0] = 0
+        segments[s, LEFT] = _probe_segment(arena, segments[s], ring, ring_mask, tick, work)
+        left += segments[s, LEFT]
+    noted[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
     return left
 
 
 @kernel
-def settle_misses(segment, rows, states, scratch, encoded):
-    """Write what the owner answered for a segment's LEFT ids: encoded rows [left], states u8 [left], as addresses.
+def settle_misses(segment, rows, states):
+    """Copy what the owner answered for a segment's LEFT ids: encoded rows [left] at an address, states u8 [left].
 
     States are 0 absent, 1 found, 2 damaged, 4 not answered in time.
     """
-    form = _form(segment)
+    row_bytes = segment[ROW_BYTES]
     for j in range(segment[LEFT]):
         i = np.int64(load_i32(segment[MISSES] + 4 * j))
         state = states[j]
-        if state == 1:
-            emit(form, i, rows + j * segment[ROW_BYTES], scratch)
-            store_u8(segment[STATUS] + i, np.uint8(COLD))
-            continue
-        status = LATE if state == 4 else FAILED if state == 2 else MISSING
-        emit(form, i, default_row(segment, i, scratch, encoded), scratch)
+        row = rows + j * row_bytes if state == 1 else segment[DEFAULT_ROW]
+        status = COLD if state == 1 else LATE if state == 4 else FAILED if state == 2 else MISSING
+        copy_bytes(segment[OUT] + i * row_bytes, row, row_bytes)
         store_u8(segment[STATUS] + i, np.uint8(status))
 
 

@@ -30,7 +30,6 @@ from embcache.host.machine import (
 )
 
 F32, F16, BF16, Q8 = 0, 1, 2, 3
-ZEROS, CONSTANT, UNIFORM = 0, 1, 2
 
 _TWO_112 = np.float32(2.0**112)
 _HALF = np.float32(0.5)
@@ -188,3 +187,33 @@ def decode_all(dtype, rows, row_bytes, out):
     """Decode the rows at address `rows`, row_bytes apart, into f32 [n, dim]."""
     for i in range(out.shape[0]):
         decode_row(dtype, rows + i * row_bytes, out.shape[1], out[i])
+
+
+@kernel
+def convert_rows(stored, wire, dim, rows, count, out, scale, bias):
+    """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases."""
+    row_bytes = 8 + dim if stored == Q8 else 4 * dim if stored == F32 else 2 * dim
+    out_bytes = dim if wire == Q8 else 4 * dim if wire == F32 else 2 * dim
+    scratch = np.empty(dim, np.float32)
+    for i in range(count):
+        row, target = rows + i * row_bytes, out + i * out_bytes
+        if stored == Q8 and wire == Q8:
+            store_u32(scale + 4 * i, load_u32(row))
+            store_u32(bias + 4 * i, load_u32(row + 4))
+            copy_bytes(target, row + 8, dim)
+            continue
+        decode_row(stored, row, dim, scratch)
+        if wire == Q8:
+            quantise(scratch, dim, target, scale + 4 * i, bias + 4 * i)
+        else:
+            encode_values(wire, scratch, dim, target)
+
+
+@kernel
+def fill_uniform(ids, instead, bound, dtype, dim, rows):
+    """Write the uniform default rows, encoded, of the ids (u64 [n]) whose places are in `instead` (int64 [m])."""
+    row_bytes = 8 + dim if dtype == Q8 else 4 * dim if dtype == F32 else 2 * dim
+    scratch = np.empty(dim, np.float32)
+    for i in instead:
+        uniform_row(ids[i], bound, dim, scratch)
+        encode_row(dtype, scratch, dim, rows + i * row_bytes)

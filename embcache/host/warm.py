@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcache.host import convert, probe
 from embcache.host.arena import Arena
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.ring import MASK, private_ring
-from embcache.host.rows import F32
+from embcache.host.rows import F32, convert_rows, fill_uniform
 from embcache.host.tables import HostTables
 
 _IDS = np.arange(4, dtype=np.uint64)
@@ -20,16 +21,18 @@ _DIM = 2
 
 def warm_readers() -> None:
     """Load, or compile, what a lookup needs: in every process that answers some, before it says that it is ready."""
-    tables, table = _small_table()
-    _probe(tables)
-    segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
-    probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8), np.empty(_DIM, np.float32), 0)
-    rows, status = np.zeros((_IDS.size, _DIM), np.float32), np.zeros(_IDS.size, np.uint8)
-    lengths, out = np.array([_IDS.size], np.uint32), np.zeros(_DIM, np.float32)
-    pool_bags(rows, address_of(status), lengths, 0, SUM, F32, address_of(out), out.nbytes, 0, 0)
-    encoded, _ = convert.encode_rows(rows, F32)
+    tables, version = _small_table()
+    segments = _probe(tables)
+    probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8))
+    status, out = np.zeros(_IDS.size, np.uint8), np.zeros((_IDS.size, _DIM), np.float32)
+    encoded, _ = convert.encode_rows(np.zeros((_IDS.size, _DIM), np.float32), F32)
     convert.decode_rows(encoded, F32, _DIM)
-    tables.remove(table)
+    rows, target = address_of(encoded), address_of(out)
+    convert_rows(F32, F32, _DIM, rows, _IDS.size, target, 0, 0)
+    fill_uniform(_IDS, np.zeros(1, np.int64), np.float32(1), F32, _DIM, rows)
+    lengths = np.array([_IDS.size], np.uint32)
+    pool_bags(F32, _DIM, rows, address_of(status), lengths, 0, SUM, F32, target, 0, 0)
+    tables.remove(version)
 
 
 def warm_writer() -> None:
@@ -51,15 +54,16 @@ def _small_table() -> tuple[HostTables, int]:
     return tables, tables.add(1, 4 * _DIM, 1 << 14).version
 
 
-def _probe(tables: HostTables) -> None:
+def _probe(tables: HostTables) -> NDArray[np.int64]:
     out, status, misses = np.zeros(16 * _DIM, np.uint8), np.zeros(8, np.uint8), np.zeros(8, np.int32)
     segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
-    segments[0, : probe.COUNT] = (0, 1, F32, _DIM, 4 * _DIM, 0, address_of(out), 0)
+    segments[0, : probe.COUNT] = (0, 1, 4 * _DIM, address_of(out))
     segments[0, probe.COUNT : probe.LEFT] = (
-        *(_IDS.size, address_of(_IDS), F32, address_of(out), 4 * _DIM),
-        *(0, 0, address_of(status), address_of(misses)),
+        *(_IDS.size, address_of(_IDS), address_of(out), address_of(status), address_of(misses)),
     )
     probe.probe(tables.arena.address, segments, private_ring().address, MASK, np.uint64(0))
+    segments[0, probe.LEFT] = 0
+    return segments
 
 
 if __name__ == "__main__":

@@ -52,12 +52,10 @@ class Reader:
         columns = {
             probe.ENTRY: table.held.entry,
             probe.VERSION: VERSION,
-            probe.DIM: dim,
             probe.ROW_BYTES: table.row_bytes,
             probe.DEFAULT_ROW: address_of(self._default),
             probe.COUNT: count,
             probe.OUT: address_of(self.rows),
-            probe.OUT_BYTES: table.row_bytes,
             probe.STATUS: address_of(self.status),
             probe.MISSES: address_of(self._misses),
         }

@@ -35,8 +35,8 @@ class Reader:
         default = np.zeros(row_bytes, np.uint8)
         segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
         segments[0, : probe.LEFT] = (
-            *(entry, version, 0, row_bytes // 4, row_bytes, 0, address_of(default), 0),
-            *(ids.size, address_of(ids), 0, address_of(rows), row_bytes, 0, 0, address_of(status), address_of(misses)),
+            *(entry, version, row_bytes, address_of(default)),
+            *(ids.size, address_of(ids), address_of(rows), address_of(status), address_of(misses)),
         )
         left = probe.probe(self.arena.address, segments, self.ring.address, MASK, np.uint64(tick))
         return rows, status, misses[:left]
