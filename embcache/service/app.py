@@ -98,7 +98,7 @@ def _allowed(request: Request) -> str:
     for router in _ROUTERS:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.path_regex.match(request.url.path):
-                methods |= route.methods
+                methods |= route.methods or set()
     return ", ".join(sorted(methods or {"GET"}))  # what FastAPI serves by itself is read
 
 

@@ -139,10 +139,10 @@ def read_page(body: bytes, dim: int) -> tuple[NDArray[np.uint64], NDArray[np.flo
     """(ids u64[n], rows f32[n, dim]) of the msgpack body of rows. MalformedRequest, DimensionMismatch."""
     guard.measure(body, 1, 64)
     page = unpack_map(body)
-    code = DTYPES.index(_dtype(page.get("dtype")))
-    columns = ("scale", "bias") if code == rowtypes.Q8 else ()
-    for key in page.keys() ^ {"ids", "dtype", "rows", *columns}:
-        raise MalformedRequest(f"{str(key)[:64]}: {'has no place in' if key in page else 'is missing from'} such rows")
+    columns = ("scale", "bias") if page.get("dtype") == "q8" else ()
+    for key in sorted(map(str, page.keys() ^ {"ids", "dtype", "rows", *columns})):
+        raise MalformedRequest(f"{key[:64]}: {'has no place in' if key in page else 'is missing from'} such rows")
+    code = rowtypes.code_of(_dtype(page["dtype"]))
     ids = _bin(page, "ids", np.dtype("<u8"), None)
     values = _bin(page, "rows", rowtypes.ELEMENTS[code], ids.size * dim).reshape(ids.size, dim)
     scale, bias = (_bin(page, key, np.dtype("<f4"), ids.size) for key in columns or (None, None))

@@ -86,6 +86,11 @@ def post(path: str, body: bytes, *headers: str, content_type: str = "application
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
+def put(path: str, content: object) -> bytes:
+    """A PUT of JSON."""
+    return post(path, json.dumps(content).encode(), content_type="application/json").replace(b"POST", b"PUT", 1)
+
+
 def get(path: str, *headers: str, method: str = "GET") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "host: test", *headers, "", ""]).encode()
 
@@ -107,7 +112,7 @@ def receive(client: socket.socket, chunk: int = 1 << 20, rest: bytearray | None 
         received += _some(client, chunk)
     head, _, _ = bytes(received).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines)
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     start = len(head) + 4
     end = start + int(headers.get("content-length", 0))
     while len(received) < end:
