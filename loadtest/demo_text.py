@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import dedent
 
 from rich import box
@@ -34,9 +36,15 @@ def results_table(replayed: Sequence[Replayed]) -> Table:
     return table
 
 
+def _as_typed(folder: Path) -> Path:
+    """The folder relative to the current one where it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def next_things(service: Served, dataset: Dataset) -> str:
-    """Commands that work against this service, as they stand."""
+    """Commands that work against this service, as they stand, from the folder in which the demo runs."""
     url, table, first = service.url, dataset.table, int(dataset.ids[len(dataset.ids) // 2])
+    programs = _as_typed(Path(sys.executable).parent)
     return dedent(
         f"""
         Serving on at {url} until Ctrl-C. Next, in another terminal:
@@ -44,9 +52,9 @@ def next_things(service: Served, dataset: Dataset) -> str:
           curl {url}/v1/tables
           curl {url}/v1/tables/{table}/rows/{first}
           curl -s {url}/metrics | grep embcache
-          embcache lookup {table} {first} --url {url}
-          python -c "from embcache_client import Client; r = Client('{url}').lookup({{'{table}': [{first}]}}); \\
-            print(r['{table}'].rows, r['{table}'].status)"
+          {programs}/embcache lookup {table} {first} --url {url}
+          {programs}/python -c "from embcache_client import Client; \\
+            print(Client('{url}').lookup({{'{table}': [{first}]}})['{table}'].rows)"
 
         API reference: {url}/docs    Configuration: {service.config}
         """

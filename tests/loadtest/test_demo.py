@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from loadtest.workloads import rows_from_ids
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +62,7 @@ def test_once_prints_the_table_and_ends(tmp_path: Path, data: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_serves_on_until_interrupted(tmp_path: Path, data: Path) -> None:
+def test_serves_on_until_interrupted_and_what_it_suggests_works(tmp_path: Path, data: Path) -> None:
     with demo(tmp_path, DATA=str(data), DEMO_ONCE="") as process:
         assert process.stdout is not None
         said = ""
@@ -69,17 +70,19 @@ def test_serves_on_until_interrupted(tmp_path: Path, data: Path) -> None:
             line = process.stdout.readline()
             assert line, said
             said += line
-        commands = re.findall(r"^  curl (http://\S+)$", said, re.MULTILINE)
-        tables, row = (json.load(urllib.request.urlopen(url)) for url in commands)
+        commands = said[said.index("another terminal:") :].split("\n\n")[1].replace("\\\n", "")
+        answers = [subprocess.check_output(["sh", "-c", line], cwd=ROOT, text=True) for line in commands.splitlines()]
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-    assert {"clicks_trace", "shop_items"} <= set(re.findall(r"\w+", json.dumps(tables)))
-    assert row
+    assert len(answers) == 5
+    assert {"clicks_trace", "shop_items"} <= set(re.findall(r"\w+", answers[0]))
+    first = str(abs(rows_from_ids(np.array([150], np.uint64), 64)[0, 0]))[:5]
+    assert all(first in answer for answer in (answers[1], answers[3], answers[4])), answers
     assert process.returncode == 0, said
     assert "Stopping." in said
     assert leftovers(tmp_path) == []
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(commands[0])
+        urllib.request.urlopen(commands.split()[1])
 
 
 def test_bad_data_is_an_error_that_names_it(tmp_path: Path) -> None:
