@@ -119,6 +119,11 @@ def likely_ways(head, h, stamp):
 
 
 @inlined
+def _without_lowest(mask):
+    return np.uint64(mask & np.uint64(mask - np.uint64(1)))
+
+
+@inlined
 def find_way(head, keys, key, h, stamp):
     """The way that holds `key` in a set (its head, its ids), or 15: by a stamp read before, to be checked after."""
     likely = likely_ways(head, h, stamp)
@@ -126,7 +131,7 @@ def find_way(head, keys, key, h, stamp):
         way = np.int64(lowest_bit(likely) - 1)
         if np.uint64(load_u64(keys + 8 * way)) == key:
             return way
-        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
+        likely = _without_lowest(likely)
     return np.int64(WAYS)
 
 
@@ -192,50 +197,63 @@ def note_use(ring, mask, entry, slot):
 
 
 @inlined
-def _find_ahead(place, index, h, noted):
-    """Note the ways in which a set may hold an id, and ask for them -> whether to try the id's second set."""
-    heads, _, blocks, block, stride, _, _ = place
-    head = heads + index * HEAD
+def _ask_for_way(keys, way, stride, last):
+    """Ask for the lines of a way's id and row: four without a branch, which is a row of 256 bytes. last: stride - 1."""
+    prefetch(keys + 8 * way)
+    row = keys + KEYS + way * stride
+    prefetch(row)
+    prefetch(row + min(LINE, last))
+    prefetch(row + min(2 * LINE, last))
+    prefetch(row + min(3 * LINE, last))
+    if last >= 4 * LINE:
+        for line in range(4, (last >> 6) + 1):
+            prefetch(row + LINE * line)
+
+
+@inlined
+def _note_set(place, index, h, noted):
+    """Read a set's head and note what it says of an id; -> (likely ways, stamp)."""
+    head = place[0] + index * HEAD
     stamp = np.uint64(load_acquire(head))
     likely = likely_ways(head, h, stamp)
     store_i64(noted + INDICES, index)
     store_u64(noted + STAMPS, stamp)
     store_u64(noted + LIKELY, likely)
-    if likely == np.uint64(0):
-        return has_spilled(stamp)
-    keys = blocks + index * block
-    while likely != np.uint64(0):  # nearly always one
-        way = np.int64(lowest_bit(likely) - 1)
-        prefetch(keys + 8 * way)
-        row = keys + KEYS + way * stride
-        for line in range((stride + LINE - 1) >> 6):
-            prefetch(row + LINE * line)
-        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
-    return False
+    return likely, stamp
 
 
 @kernel
 def _ask_ahead(ids, size, place, work):
     """Ask for the heads of a group's sets, then for the ids and rows that their digests point at.
 
-    What is noted (set index, likely ways, stamp) is a hint: nothing has been checked yet.
+    What is noted (set index, likely ways, stamp) is a hint: nothing has been checked yet. The first two loops have no
+    branch that depends on what they read: a wrong guess would wait for memory, and all that was asked for behind it.
     """
-    heads, count = place[0], place[1]
+    heads, count, blocks, block, stride = place[0], place[1], place[2], place[3], place[4]
     for t in range(size):
         index = first_set(hash_id(load_u64(ids + 8 * t)), count)
         store_i64(work + INDICES + 8 * t, index)
         prefetch(heads + index * HEAD)
-    spilled = np.int64(0)
+    further = np.int64(0)
     for t in range(size):
-        h = hash_id(load_u64(ids + 8 * t))
-        if _find_ahead(place, load_i64(work + INDICES + 8 * t), h, work + 8 * t):
-            prefetch(heads + second_set(h, count) * HEAD)
-            store_i64(work + AGAIN + 8 * spilled, t)
-            spilled += 1
-    for s in range(spilled):
-        t = load_i64(work + AGAIN + 8 * s)
-        h = hash_id(load_u64(ids + 8 * t))
-        _find_ahead(place, second_set(h, count), h, work + 8 * t)
+        index = load_i64(work + INDICES + 8 * t)
+        likely, stamp = _note_set(place, index, hash_id(load_u64(ids + 8 * t)), work + 8 * t)
+        # No likely way asks for the sixteenth, which is somebody else's memory and does no harm.
+        _ask_for_way(blocks + index * block, (lowest_bit(likely) - 1) & 15, stride, stride - 1)
+        several = np.int64(_without_lowest(likely) != np.uint64(0))
+        elsewhere = np.int64(likely == np.uint64(0)) & np.int64(has_spilled(stamp))
+        store_i64(work + AGAIN + 8 * further, t)
+        further += several | elsewhere
+    for f in range(further):
+        t = load_i64(work + AGAIN + 8 * f)
+        index, likely = load_i64(work + INDICES + 8 * t), np.uint64(load_u64(work + LIKELY + 8 * t))
+        if likely == np.uint64(0):
+            h = hash_id(load_u64(ids + 8 * t))
+            index = second_set(h, count)
+            likely, _ = _note_set(place, index, h, work + 8 * t)
+        while likely != np.uint64(0):
+            _ask_for_way(blocks + index * block, lowest_bit(likely) - 1, stride, stride - 1)
+            likely = _without_lowest(likely)
 
 
 @inlined
@@ -249,7 +267,7 @@ def _found_way(key, t, place, work):
         way = np.int64(lowest_bit(likely) - 1)
         if np.uint64(load_u64(keys + 8 * way)) == key:
             return way
-        likely = np.uint64(likely & np.uint64(likely - np.uint64(1)))
+        likely = _without_lowest(likely)
     return np.int64(WAYS)
 
 
