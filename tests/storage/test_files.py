@@ -241,6 +241,16 @@ def test_no_flipped_bit_of_an_archive_gives_other_rows(tmp_path: Path, save: Any
         np.testing.assert_array_equal(read_rows, rows[order])
 
 
+@pytest.mark.parametrize(("order", "ids"), [("C", IDS[::-1]), ("F", IDS)])
+def test_rows_that_are_mapped_are_checked_too(tmp_path: Path, order: Any, ids: npt.NDArray[np.uint64]) -> None:
+    path = tmp_path / "t.npz"
+    np.savez(path, ids=ids, rows=np.array(make_rows(5, 4000), order=order))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    expect_error(path, "`rows`", "CRC")
+
+
 def test_members_compressed_otherwise_are_refused(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.save(header, IDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -232,9 +233,15 @@ def test_counts_are_exact_after_a_bulk_load_and_a_restart(store: RocksStore) -> 
     assert store.disk_bytes(2) == 0
     store = reopened(store)
     assert (store.count(1), store.count(2)) == (4321, 0)
-    store.write(2, ids, rows_of(ids, 16))
-    assert store.count(2) == 4321
-    store.drop(1)
+
+
+def test_counts_follow_writes(store: RocksStore) -> None:
+    fill(store, 1, EDGE_IDS, 16)
+    ids = random_ids(4321)
+    store.write(1, ids, rows_of(ids, 16))
+    assert store.count(1) == 4321 + len(EDGE_IDS)
+    store = reopened(store)
+    assert store.count(1) == 4321 + len(EDGE_IDS)
     store.close()
 
 
@@ -275,10 +282,13 @@ def test_a_second_opener_is_told_so(store: RocksStore) -> None:
 
 
 def test_a_closed_store_says_so(store: RocksStore) -> None:
-    fill(store, 1, EDGE_IDS, 16)
+    ids = random_ids(2000)
+    fill(store, 1, ids, 16)
+    assert_holds(store, 1, ids, 16)
     load = store.bulk(2, 16)
     store.close()
     store.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("embcache-rocks")]
     for call in (store.versions, store.memory, lambda: store.read(1, 16, EDGE_IDS), lambda: store.put_meta("a", b"")):
         with pytest.raises(StoreClosed, match="was closed"):
             call()

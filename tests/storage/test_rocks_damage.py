@@ -102,7 +102,7 @@ def test_no_flipped_bit_of_a_table_file_gives_a_wrong_row(tmp_path: Path) -> Non
     size = file.stat().st_size
     places = random.Random(0)
     # Anywhere, and once more near the end, where filter, index and properties lie.
-    offsets = [places.randrange(size) for _ in range(12)] + [size - 1 - places.randrange(12_000) for _ in range(24)]
+    offsets = [places.randrange(size) for _ in range(6)] + [size - 1 - places.randrange(12_000) for _ in range(12)]
     for at in [*offsets, size - 1, size - 30, size - 60]:
         broken = shutil.copytree(tmp_path / "whole", tmp_path / f"broken-{at}")
         flip(broken / file.name, at, places.randrange(8))
@@ -163,8 +163,9 @@ def test_a_database_without_its_head_is_refused_and_left_as_it_is(
     make(tmp_path)
     before = {file: file.stat().st_size for file in tmp_path.glob("*.sst")}
     harm(manifest_of(tmp_path) if name == "MANIFEST" else tmp_path / "CURRENT")
-    with pytest.raises(StoreCorrupt, match=str(tmp_path)):
-        RocksStore(tmp_path)
+    for _ in range(2):  # RocksDB itself would be at peace with what it made at the first attempt
+        with pytest.raises(StoreCorrupt, match=str(tmp_path)):
+            RocksStore(tmp_path)
     assert {file: file.stat().st_size for file in tmp_path.glob("*.sst")} == before
 
 
