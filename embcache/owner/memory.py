@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from embcache.owner.shares import moves, shares, wanted
 from embcache.owner.threads import log
 
 SLICE_BYTES = 2 << 20
+breathe = partial(asyncio.sleep, 0)  # between two slices the loop does what else there is
 
 
 class Memory:
@@ -118,7 +120,7 @@ class Memory:
                 sets = max(1, SLICE_BYTES // old.region.block)
                 for first in range(0, old.region.sets, sets):
                     new.take_over(old, first, sets)
-                    await asyncio.sleep(0)
+                    await breathe()
                     if version not in self._wants:
                         raise _Removed
         except _Removed:

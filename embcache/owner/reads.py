@@ -160,7 +160,8 @@ class Reads:
                 left = np.delete(left, mine)
         self.rows_joined += len(piece.ids) - left.size
         if left.size:
-            batch = Batch(piece.version, piece.row_bytes, piece.ids[left] if shares else piece.ids, position)
+            ids = piece.ids[left] if shares else piece.ids
+            batch = Batch(piece.version, piece.row_bytes, ids, began=self._position())
             flying.append(batch)
             new.append((batch, self._region(piece.version)))
             shares.append(_Share(batch, left, None))

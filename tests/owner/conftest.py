@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from embcache.host.warm import warm_readers, warm_writer
 from tests.owner.stores import WatchedStore
 from tests.owner.support import ITEM, OwnerThread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Kernels compiled before anything waits for an owner that uses them: after an edit that takes half a minute."""
+    warm_writer()
+    warm_readers()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from embcache.errors import EmbcacheError, Internal, MalformedRequest, Overloade
 from embcache.host.probe import MISSING, WARM
 from embcache.local import frames
 from embcache.owner import reads
+from embcache.owner.reads import Part
 from embcache.spec import TableSpec
 from embcache_storage.store import StoreCorrupt
 from tests.owner.stores import WatchedStore
@@ -141,6 +142,20 @@ def test_a_failed_read_is_an_error_for_its_own_request_only(owner: OwnerThread, 
     [(state, rows)] = answer(joined)
     assert (state == 1).all()
     np.testing.assert_array_equal(rows, ROWS[50:120])
+
+
+def test_who_stops_waiting_for_a_read_does_not_end_it_for_others(owner: OwnerThread, store: WatchedStore) -> None:
+    link = owner.link()
+    fill(link, "item", IDS, ROWS)
+    number = catalogue(link)["item"].number
+    with store.held_back():
+        first = owner.begin(owner.owner.parts.reads.read([Part(number, 16, IDS)]))
+        assert store.reading.acquire(timeout=WAIT)
+        second = ask(link, (number, 16, IDS))
+        assert owner.when(lambda: owner.owner.parts.reads.rows_joined == len(IDS))
+        first.cancel()
+    np.testing.assert_array_equal(answer(second)[0][1], ROWS)
+    assert (owner.warm(number, IDS)[1] == WARM).all()
 
 
 def test_an_unforeseen_error_is_told_with_an_id(owner: OwnerThread, store: WatchedStore) -> None:

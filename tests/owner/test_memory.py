@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,14 +107,16 @@ def test_a_new_version_gets_its_share_and_rows_in_memory_stay(tmp_path: Path, st
 
 
 @pytest.fixture
-def slow_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moves one set at a step, so that much else happens meanwhile."""
-    monkeypatch.setattr(memory, "SLICE_BYTES", 1)
+def go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Moves of rows wait for it after each slice, the first included."""
+    event = asyncio.Event()
+    monkeypatch.setattr(memory, "breathe", event.wait)
+    return event
 
 
 @pytest.fixture
-def moving(tmp_path: Path, store: WatchedStore, slow_moves: None) -> Iterator[tuple[OwnerThread, Link, Live]]:
-    """An owner that has begun to move `wide`, whose rows are all in the arena."""
+def moving(tmp_path: Path, store: WatchedStore, go_on: asyncio.Event) -> Iterator[tuple[OwnerThread, Link, Live]]:
+    """An owner in the middle of moving `wide`, whose rows are all in the arena."""
     with OwnerThread(store, tmp_path, [WIDE, OTHER]) as owner:
         link = owner.link()
         fill(link, "wide", MANY, rows_of(MANY, 256))
@@ -124,11 +127,13 @@ def moving(tmp_path: Path, store: WatchedStore, slow_moves: None) -> Iterator[tu
         yield owner, link, wide
 
 
-def moved(owner: OwnerThread, live: Live) -> bool:
-    return owner.when(lambda: owner.owner.parts.memory.region(live.number) is not None)
+async def set_event(event: asyncio.Event) -> None:
+    event.set()
 
 
-def test_rows_are_read_while_their_region_is_moved(moving: tuple[OwnerThread, Link, Live]) -> None:
+def test_rows_are_read_while_their_region_is_moved(
+    moving: tuple[OwnerThread, Link, Live], go_on: asyncio.Event
+) -> None:
     owner, link, wide = moving
     ids = np.concatenate([MANY[::7], MANY[:3] + np.uint64(1)])
     state, rows = read(link, wide, ids)
@@ -136,14 +141,18 @@ def test_rows_are_read_while_their_region_is_moved(moving: tuple[OwnerThread, Li
     assert rows[:-3].tobytes() == rows_of(MANY[::7], 256).tobytes()
     found, status = owner.warm(wide.number, MANY)
     np.testing.assert_array_equal(found[status == WARM], rows_of(MANY[status == WARM], 256))
-    assert moved(owner, wide)
+    owner.run(set_event(go_on))
+    assert owner.when(lambda: owner.owner.parts.memory.region(wide.number) is not None)
     read(link, wide, ids)
     assert (owner.warm(wide.number, ids)[1] == WARM).mean() > 0.9, "and come in again once it is moved"
 
 
-def test_a_version_dropped_while_it_is_moved(moving: tuple[OwnerThread, Link, Live], store: WatchedStore) -> None:
+def test_a_version_dropped_while_it_is_moved(
+    moving: tuple[OwnerThread, Link, Live], store: WatchedStore, go_on: asyncio.Event
+) -> None:
     owner, link, wide = moving
     link.call("drop", {"table": "wide"}).result(WAIT)
+    owner.run(set_event(go_on))
     assert owner.when(lambda: wide.number not in sizes(owner))
     assert set(catalogue(link)) == {"other"}
     assert (read(link, wide, MANY[:3])[0] == 3).all()

@@ -129,7 +129,7 @@ def test_an_owner_killed_in_a_commit_leaves_the_old_rows_or_the_new(tmp_path: Pa
     allowed = [rows_of(IDS, 16, salt=0)]
     with OwnerProcess.start(settings(tmp_path)), linked(tmp_path) as link:
         fill(link, "item", IDS, allowed[0])
-    for salt, delay_s in enumerate(("0", "0.002", "0.008", "0.030"), start=1):
+    for salt, delay_s in enumerate(("0.001", "0.005", "0.020"), start=1):
         with OwnerProcess.start(settings(tmp_path)) as owner, linked(tmp_path) as link:
             found = whole(link)
             assert any(found.tobytes() == rows.tobytes() for rows in allowed)
@@ -152,14 +152,6 @@ def whole(link: Link) -> NDArray[np.uint8]:
     [table] = link.call("stats").result(WAIT).meta["tables"]
     assert table["rows"] == len(IDS)
     return rows
-
-
-def test_paths_that_cannot_be(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"")
-    for path in (file / "data", Path("/proc/nowhere")):
-        with pytest.raises(ConfigError, match=rf"cold\.path {path}: cannot be used"):
-            OwnerProcess.start(settings(path))
 
 
 def test_a_damaged_write_ahead_log_is_told(tmp_path: Path) -> None:

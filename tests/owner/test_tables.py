@@ -223,6 +223,19 @@ def test_a_catalogue_that_cannot_be_written_leaves_the_old_tables(
         assert create(again, USER)
 
 
+def test_a_version_that_the_catalogue_on_disk_may_name_is_not_dropped(tmp_path: Path, store: WatchedStore) -> None:
+    """The write fails, though what it wrote is on disk; and so it stays, since the next write fails as well."""
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        link = owner.link()
+        store.meta_errors += [StoreFull("no space left")] * 2
+        store.keep_despite_error = True
+        with pytest.raises(StorageFull, match="no space left"):
+            create(link, USER)
+        assert set(catalogue(link)) == {"item"}
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        assert set(catalogue(owner.link())) == {"item", "user"}
+
+
 def test_what_is_asked_of_an_owner_that_stops(tmp_path: Path, store: WatchedStore) -> None:
     with OwnerThread(store, tmp_path, [ITEM]) as owner:
         link = owner.link()
