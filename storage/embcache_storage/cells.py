@@ -160,7 +160,9 @@ def _unpack_ragged(cells: U8Array, lengths: I64Array, ids: U64Array, rows: U8Arr
 
 
 def encode_cells(ids: U64Array, rows: U8Array) -> U8Array:
-    """Cells u8[n, 8 + row_bytes] of rows u8[n, row_bytes] for ids u64[n]."""
+    """Cells u8[n, 8 + row_bytes] of rows u8[n, row_bytes] for ids u64[n]. ValueError where one is longer."""
+    if len(ids) != len(rows):
+        raise ValueError(f"there are {len(ids)} ids for {len(rows)} rows")
     cells = np.empty((len(ids), rows.shape[1] + CHECKSUM_BYTES), np.uint8)
     _encode(ids, rows, cells)
     return cells
@@ -171,6 +173,8 @@ def unpack_cells(cells: list[bytes], ids: U64Array, rows: U8Array, state: U8Arra
 
     Rows of ids that are absent or damaged become zeros.
     """
+    if not len(cells) == len(ids) == len(rows) == len(state):
+        raise ValueError(f"there are {len(cells)} cells, {len(ids)} ids, {len(rows)} rows and {len(state)} states")
     joined = np.frombuffer(b"".join(cells), np.uint8)
     # Measuring the cells one by one costs more than checking them. Where their sum is right they are nearly always all
     # there, and where they are not, some checksum fails and the lengths are asked after all.

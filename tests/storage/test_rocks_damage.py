@@ -148,6 +148,23 @@ def test_a_table_file_cut_under_a_running_store_costs_its_rows(tmp_path: Path) -
     store.close()
 
 
+def test_a_lost_table_file_costs_its_rows_after_a_crash_too(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "running", SMALL_FILES)
+    fill(store, 1, IDS, ROW_BYTES)
+    files = sorted((tmp_path / "running").glob("*.sst"))
+    fill(store, 2, EDGE_IDS, ROW_BYTES)
+    fill(store, 3, EDGE_IDS, ROW_BYTES)
+    store.put_meta("catalogue", b"known")
+    store.drop(3)
+    crashed = shutil.copytree(tmp_path / "running", tmp_path / "crashed")
+    store.close()
+    _cut(crashed / files[1].name)
+    store = RocksStore(crashed, SMALL_FILES)
+    assert 0 < check_rows(store) < len(IDS)
+    assert (store.versions(), store.get_meta("catalogue"), store.count(1)) == ([1, 2], b"known", len(IDS))
+    store.close()
+
+
 # --- the head of the database -----------------------------------------------------------------------------------
 
 
