@@ -5,6 +5,7 @@ Every error has PROTOCOL's form, whoever raised it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from importlib.metadata import version
 
@@ -74,7 +75,7 @@ class _Failures:
             await self._app(scope, receive, watched)
         except ClientGone:
             return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             failure = failures.of(error)
             if begun:
                 raise

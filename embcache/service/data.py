@@ -7,6 +7,7 @@ What the arena holds is answered without waiting for anything; only what it lack
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import numpy as np
@@ -47,7 +48,7 @@ class LookupEndpoint:
             reply = await self._look_up(body, arrived)
         except ClientGone:
             return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             await self._fail(failures.of(error), send)
             return
         await send_reply(reply, self.pool, scope, send)

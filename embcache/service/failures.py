@@ -5,6 +5,7 @@ Codes beside those of embcache.errors: `not_found` (404, no such path) and `meth
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import secrets
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from fastapi.exceptions import RequestValidationError
 
-from embcache.errors import EmbcacheError, Internal, MalformedRequest
+from embcache.errors import EmbcacheError, Internal, MalformedRequest, NotReady
 
 logger = logging.getLogger("embcache.service")
 
@@ -68,6 +69,8 @@ def of(error: BaseException) -> Failure:
         return Failure(405, described, ((b"allow", error.allowed.encode()),))
     if isinstance(error, RequestValidationError):
         error = MalformedRequest("; ".join(map(_complaint, error.errors())))
+    if isinstance(error, asyncio.CancelledError):  # the grace is over: see front.py
+        error = NotReady("the service is stopping, and the request was not done in time")
     if not isinstance(error, EmbcacheError):
         error = _unforeseen(error)
     return Failure.told_by(error)

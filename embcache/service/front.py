@@ -35,6 +35,7 @@ from embcache.service.context import Service
 logger = logging.getLogger("embcache.service")
 
 _TRIM_EVERY_S = 10.0
+_CANCEL_AFTER_S = 1.0  # beyond the grace: what goes on although its client was cut off
 
 
 class _Server(uvicorn.Server):
@@ -73,7 +74,7 @@ def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
 async def _serve(service: Service, listeners: Sequence[socket.socket], line: socket.socket) -> None:
     server = _server(service)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, _stop, server)
+    loop.add_signal_handler(signal.SIGTERM, _stop, server, service.settings.server.grace_s)
     owner_is_there = asyncio.Event()
     loop.add_reader(line, _hear, line, owner_is_there)
     limits = service.settings.server
@@ -102,7 +103,7 @@ def _server(service: Service) -> _Server:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=limits.keep_alive_s,
-        timeout_graceful_shutdown=limits.grace_s,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=limits.grace_s + _CANCEL_AFTER_S,  # type: ignore[arg-type]
     )
     return _Server(config)
 
@@ -145,8 +146,15 @@ def _hear(line: socket.socket, owner_is_there: asyncio.Event) -> None:
     owner_is_there.set()
 
 
-def _stop(server: _Server) -> None:
+def _stop(server: _Server, grace_s: float) -> None:
+    """Accept nothing more, end when all requests are answered, and cut off those that are not after the grace."""
     server.should_exit = True
+    asyncio.get_running_loop().call_later(grace_s, _cut_off_all, server)
+
+
+def _cut_off_all(server: _Server) -> None:
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
 
 
 if __name__ == "__main__":

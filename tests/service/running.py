@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,8 +120,3 @@ def fill(client: Client, table: str, ids: NDArray[np.uint64], dim: int = 12) -> 
     """Import `rows_of` ids."""
     with client.importing(table) as filling:
         filling.write(ids, rows_of(ids, dim))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

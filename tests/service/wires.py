@@ -76,7 +76,11 @@ def connect(port: int, receive_buffer: int | None = None) -> socket.socket:
     if receive_buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.settimeout(20)
-    client.connect(("127.0.0.1", port))
+    try:
+        client.connect(("127.0.0.1", port))
+    except OSError:
+        client.close()
+        raise
     return client
 
 

@@ -1,0 +1,198 @@
+"""What dies comes back, what stalls holds nobody, and no answer is ever a wrong row."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from embcache_client import Client, RetryPolicy
+from embcache_client.errors import ClientError
+from embcache_client.results import COLD, LATE, WARM
+from embcache_client.wire import Query, encode_lookup
+from tests.service.running import FILLED, TABLES, Running, fill, rows_of, running, start
+from tests.service.wires import connect, ends, get, post, receive
+
+BACK_WITHIN_S = 60.0  # the service promises 5 s; this is only how long a test waits for it, on any machine
+PATIENT = RetryPolicy(attempts=1000, cap_s=0.1)
+LARGE = post("/v1/lookup", encode_lookup([Query("item", np.resize(FILLED, 200_000))]))
+CONFIG = '[server]\nport = 0\nuds = "front.sock"\n'
+TIERS = '[warm]\ncapacity = "32MiB"\n[cold]\npath = "data"\n'
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose processes these tests kill."""
+    with running(tmp_path_factory.mktemp("mortal"), TABLES) as service:
+        with service.client() as client:
+            fill(client, "item", FILLED)
+        yield service
+
+
+class Lookups:
+    """Lookups without end in a thread, each row checked; errors of the client are counted, anything else is kept."""
+
+    def __init__(self, service: Running, seed: int) -> None:
+        self.answered = 0
+        self.refused = 0
+        self.wrong: list[object] = []
+        self._service = service
+        self._rng = np.random.default_rng(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def await_answer(self) -> None:
+        """Wait until lookups are answered again."""
+        before, until = self.answered, time.monotonic() + BACK_WITHIN_S
+        while self.answered == before and not self.wrong:
+            assert time.monotonic() < until, "no lookup was answered"
+            self._stop.wait(0.005)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert self.wrong == []
+
+    def _run(self) -> None:
+        with self._service.client(timeout=2.0) as client:
+            while not self._stop.is_set():
+                try:
+                    self._look_up(client)
+                except ClientError:
+                    self.refused += 1
+                except Exception as error:
+                    self.wrong.append(error)
+
+    def _look_up(self, client: Client) -> None:
+        ids = self._rng.choice(FILLED, self._rng.integers(1, 400))
+        result = client.lookup({"item": ids}, deadline_ms=1500)["item"]
+        known = result.status != LATE
+        if not np.isin(result.status[known], (WARM, COLD)).all():
+            self.wrong.append(result.status)
+        if result.rows[known].tobytes() != rows_of(ids[known]).tobytes():
+            self.wrong.append(ids)
+        self.answered += 1
+
+
+@pytest.mark.parametrize("victim", ["front", "owner"])
+def test_a_killed_process_comes_back_and_no_row_is_wrong(mortal: Running, victim: Literal["front", "owner"]) -> None:
+    lookups = [Lookups(mortal, seed) for seed in range(2)]
+    try:
+        for each in lookups:
+            each.await_answer()
+        killed = mortal.child(victim)
+        os.kill(killed, signal.SIGKILL)
+        until = time.monotonic() + BACK_WITHIN_S
+        while mortal.child(victim) in (0, killed):
+            assert time.monotonic() < until, f"no other {victim} was started"
+        for each in lookups:
+            each.await_answer()
+            each.await_answer()
+    finally:
+        for each in lookups:
+            each.stop()
+    assert mortal.process.poll() is None
+
+
+def test_without_an_owner_the_front_says_so(mortal: Running) -> None:
+    os.kill(mortal.child("owner"), signal.SIGSTOP)  # it neither answers nor is started anew
+    owner = mortal.child("owner")
+    os.kill(owner, signal.SIGKILL)
+    statuses: set[int] = set()
+    until = time.monotonic() + BACK_WITHIN_S
+    while not {200, 503} <= statuses or mortal.child("owner") in (0, owner):
+        answer = mortal.ask(get("/readyz"))
+        statuses.add(answer.status)
+        assert answer.status in (200, 503)
+        if answer.status == 503:
+            assert answer.json()["error"]["code"] == "not_ready"
+            assert int(answer.headers["retry-after"]) >= 1
+            assert mortal.ask(get("/healthz")).status == 200
+        assert time.monotonic() < until
+
+
+def test_counts_outlive_a_front(mortal: Running) -> None:
+    def lookups() -> float:
+        lines = mortal.ask(get("/metrics")).body.splitlines()
+        line = next(line for line in lines if line.startswith(b"embcache_lookups_total "))
+        return float(line.split()[1])
+
+    with mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client:
+        client.lookup({"item": FILLED[:5]})
+        before = lookups()
+        front = mortal.child("front")
+        os.kill(front, signal.SIGKILL)
+        client.lookup({"item": FILLED[:5]})
+    assert lookups() == before + 1
+    assert mortal.child("front") != front
+
+
+def test_a_stop_waits_for_work_but_for_no_idler_and_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM while one client stalls in a head, one in a body, one in reading, one idles, and one is being served."""
+    shared = set(Path("/dev/shm").iterdir())
+    (tmp_path / "config.toml").write_text(CONFIG + "grace_s = 3\n" + TIERS + TABLES)
+    with running(tmp_path) as service:
+        with service.client() as client:
+            fill(client, "item", FILLED)
+        pids = [service.child("owner"), service.child("front")]
+        head, body, reader, idle, served = (connect(service.port, receive_buffer=4096) for _ in range(5))
+        head.sendall(b"POST /v1/lookup HT")
+        body.sendall(LARGE[:-1])
+        reader.sendall(LARGE)
+        assert reader.recv(15) == b"HTTP/1.1 200 OK"
+        served.sendall(LARGE[:-1])
+        idle.sendall(get("/healthz"))
+        assert receive(idle).status == 200
+        service.process.send_signal(signal.SIGTERM)
+        assert ends(idle)  # so it has begun to stop
+        served.sendall(LARGE[-1:])
+        answer = receive(served)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert service.process.wait(BACK_WITHIN_S) == 0
+        assert ends(head)
+        assert ends(body)
+        for client_ in (head, body, reader, idle, served):
+            client_.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert not (tmp_path / "front.sock").exists()
+    assert "Traceback" not in service.log()
+
+
+def test_when_the_supervisor_is_killed_its_children_end_and_another_can_start(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + TIERS)
+    with running(tmp_path) as service:
+        pids = [service.child("owner"), service.child("front")]
+        service.process.kill()
+        until = time.monotonic() + BACK_WITHIN_S
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            assert time.monotonic() < until
+    assert (tmp_path / "front.sock").is_socket()
+    with running(tmp_path), Client(f"http+unix://{tmp_path / 'front.sock'}") as client:
+        client.ready()
+
+
+def test_a_data_folder_in_use_is_told_so(tmp_path: Path, mortal: Running) -> None:
+    (tmp_path / "config.toml").write_text(
+        f'[server]\nport = 0\n[warm]\ncapacity = "8MiB"\n[cold]\npath = "{mortal.folder}/data"\n'
+    )
+    process = start(tmp_path)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.wait(BACK_WITHIN_S) == 1
+        assert process.stdout.read() == b""
+    said = (tmp_path / "log").read_text()
+    assert "another process has it open" in said
+    assert "Traceback" not in said
+    with mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client:
+        assert client.lookup({"item": FILLED}, strict=True)["item"].rows.tobytes() == rows_of(FILLED).tobytes()
