@@ -64,7 +64,7 @@ def _recover(path: Path, options: RocksOptions) -> None:
     """Replay the log in a child process, and wait for it within the time limit."""
     limit = options.open_timeout_s
     order = json.dumps({"path": str(path), "options": dataclasses.asdict(options)})
-    command = [sys.executable, "-m", "embcache_storage.rocks_open"]
+    command = [sys.executable, "-P", "-m", "embcache_storage.rocks_open"]  # -P: nothing from the working directory
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
         done = subprocess.run(
