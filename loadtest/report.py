@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -31,9 +34,11 @@ def cells(record: Record) -> tuple[str, ...]:
 
 def print_report(report: Report, console: Console) -> None:
     """The table, then a line for each remark."""
-    table = Table(title="embcache against its peers: medians; ratio = ours / theirs")
+    title = "embcache against its peers: medians; ratio = ours / theirs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column in {"ours", "theirs", "ratio", "target"} else "left")
+        justify: Literal["left", "right"] = "right" if column in {"ours", "theirs", "ratio", "target"} else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
     for record in report.records:
         style = {True: "green", False: "red", None: "yellow"}[record.reached]
         table.add_row(*cells(record)[:-1], f"[{style}]{cells(record)[-1]}[/{style}]")
