@@ -4,13 +4,13 @@
     offset 4096   directory: MAX_REGIONS entries of 128 bytes, one for each table version held in memory
     HEAP          regions, each a multiple of 4096 bytes:
                       heads   sets x 32 bytes: a stamp word, then a digest byte for each of the 15 ways
-                      blocks  `block` bytes for each set: the feature IDs of its ways (128 bytes), then their rows,
-                              `stride` bytes apart; way w of set s is slot s * 15 + w
+                      slots   sets x 15 x `stride` bytes: a feature ID and its row; way w of set s is slot s * 15 + w
                       absent  absent sets x 128 bytes: a stamp word and 15 ids that are known to have no row
 
 Heads stand by themselves so that they stay in the processor's caches (2 bytes a row): a miss reads memory nowhere
-else, and a hit costs one page of memory, where its id and its row stand together. Shared memory has small
-pages on most machines, and their translation is what a random read waits for. Digests are F14's (Folly) too.
+else, and a hit reads one place, where its id and its row follow each other, mostly within one page. Shared memory
+has small pages on most machines, and their translation is much of what a random read waits for. Digests are
+F14's (Folly) too.
 
 A stamp word says in one load what a reader needs of a set:
 
@@ -47,12 +47,11 @@ ENTRY_STAMP = 0  # odd while the entry changes
 ENTRY_VERSION = 8
 ENTRY_HEADS = 16  # byte offset from the arena's start
 ENTRY_SET_COUNT = 24
-ENTRY_BLOCKS = 32
-ENTRY_BLOCK = 40
-ENTRY_STRIDE = 48
-ENTRY_ABSENT = 56
-ENTRY_ABSENT_COUNT = 64
-ENTRY_WORDS = 8  # after the stamp
+ENTRY_SLOTS = 32
+ENTRY_STRIDE = 40
+ENTRY_ABSENT = 48
+ENTRY_ABSENT_COUNT = 56
+ENTRY_WORDS = 7  # after the stamp
 MAX_REGIONS = 1024
 HEAP = DIRECTORY + MAX_REGIONS * ENTRY_BYTES
 
@@ -60,7 +59,7 @@ HEAP = DIRECTORY + MAX_REGIONS * ENTRY_BYTES
 WAYS = 15
 HEAD = 32  # of a set
 DIGESTS = 8  # where in it they begin
-KEYS = 128  # bytes of a set's ids, at the start of its block
+ID = 8  # bytes of the id before a slot's row
 ABSENT_SET = 128
 LINE = 64
 PAGE = 4096
@@ -72,10 +71,10 @@ def heads_of(sets: int) -> int:
 
 
 def stride_of(row_bytes: int) -> int:
-    """Bytes from one row of a set to the next: the row, rounded up to whole words."""
-    return -(-row_bytes // 8) * 8
+    """Bytes from one slot to the next: an id and a row, rounded up to whole words."""
+    return ID + -(-row_bytes // 8) * 8
 
 
-def block_of(stride: int) -> int:
-    """Bytes of a set's ids and rows: whole cache lines, so that every block begins one."""
-    return -(-(KEYS + WAYS * stride) // LINE) * LINE
+def slots_of(sets: int, stride: int) -> int:
+    """Bytes of the slots of so many sets, up to the first absent set."""
+    return -(-sets * WAYS * stride // LINE) * LINE

@@ -20,15 +20,14 @@ from embcache.host.layout import (
     DIRECTORY,
     ENTRY_ABSENT,
     ENTRY_ABSENT_COUNT,
-    ENTRY_BLOCK,
-    ENTRY_BLOCKS,
     ENTRY_BYTES,
     ENTRY_HEADS,
     ENTRY_SET_COUNT,
+    ENTRY_SLOTS,
     ENTRY_STRIDE,
     ENTRY_VERSION,
     HEAD,
-    KEYS,
+    ID,
     LINE,
     WAYS,
 )
@@ -124,12 +123,12 @@ def _without_lowest(mask):
 
 
 @inlined
-def find_way(head, keys, key, h, stamp):
-    """The way that holds `key` in a set (its head, its ids), or 15: by a stamp read before, to be checked after."""
+def find_way(head, slots, stride, key, h, stamp):
+    """The way that holds `key` in a set (its head, its slots), or 15: by a stamp read before, to be checked after."""
     likely = likely_ways(head, h, stamp)
     while likely != np.uint64(0):
         way = np.int64(lowest_bit(likely) - 1)
-        if np.uint64(load_u64(keys + 8 * way)) == key:
+        if np.uint64(load_u64(slots + way * stride)) == key:
             return way
         likely = _without_lowest(likely)
     return np.int64(WAYS)
@@ -143,13 +142,13 @@ def find_mark(at, key, stamp):
 
 
 @inlined
-def _search_set(head, keys, key, h):
+def _search_set(head, slots, stride, key, h):
     """Look for an id in one set, again while the owner changes it: (way or 15, stamp); an odd stamp is no answer."""
     for _ in range(TRIES):
         stamp = np.uint64(load_acquire(head))
         if not is_even(stamp):
             continue
-        way = find_way(head, keys, key, h, stamp)
+        way = find_way(head, slots, stride, key, h, stamp)
         fence_acquire()
         if np.uint64(load_relaxed(head)) == stamp:
             return way, stamp
@@ -173,11 +172,11 @@ def _is_marked(at, key):
 @kernel
 def _search(key, place):
     """Look for an id with all care, in both its sets and the absent marks: (what, set index, way, stamp)."""
-    heads, count, blocks, block, _, absent, absent_count = place
+    heads, count, slots, stride, absent, absent_count = place
     h = hash_id(key)
     index = first_set(h, count)
     for turn in range(2):
-        way, stamp = _search_set(heads + index * HEAD, blocks + index * block, key, h)
+        way, stamp = _search_set(heads + index * HEAD, slots + index * WAYS * stride, stride, key, h)
         if way < WAYS:
             return FOUND, index, way, stamp
         if not is_even(stamp):
@@ -197,17 +196,16 @@ def note_use(ring, mask, entry, slot):
 
 
 @inlined
-def _ask_for_way(keys, way, stride, last):
-    """Ask for the lines of a way's id and row: four without a branch, which is a row of 256 bytes. last: stride - 1."""
-    prefetch(keys + 8 * way)
-    row = keys + KEYS + way * stride
-    prefetch(row)
-    prefetch(row + min(LINE, last))
-    prefetch(row + min(2 * LINE, last))
-    prefetch(row + min(3 * LINE, last))
-    if last >= 4 * LINE:
-        for line in range(4, (last >> 6) + 1):
-            prefetch(row + LINE * line)
+def _ask_for_slot(slot, last):
+    """Ask for the lines of a slot: five without a branch, which is a row of 256 bytes. last: the slot's last byte."""
+    prefetch(slot)
+    prefetch(slot + min(LINE, last))
+    prefetch(slot + min(2 * LINE, last))
+    prefetch(slot + min(3 * LINE, last))
+    prefetch(slot + min(4 * LINE, last))
+    if last >= 5 * LINE:
+        for line in range(5, (last >> 6) + 1):
+            prefetch(slot + LINE * line)
 
 
 @inlined
@@ -229,7 +227,7 @@ def _ask_ahead(ids, size, place, work):
     What is noted (set index, likely ways, stamp) is a hint: nothing has been checked yet. The first two loops have no
     branch that depends on what they read: a wrong guess would wait for memory, and all that was asked for behind it.
     """
-    heads, count, blocks, block, stride = place[0], place[1], place[2], place[3], place[4]
+    heads, count, slots, stride = place[0], place[1], place[2], place[3]
     for t in range(size):
         index = first_set(hash_id(load_u64(ids + 8 * t)), count)
         store_i64(work + INDICES + 8 * t, index)
@@ -239,7 +237,7 @@ def _ask_ahead(ids, size, place, work):
         index = load_i64(work + INDICES + 8 * t)
         likely, stamp = _note_set(place, index, hash_id(load_u64(ids + 8 * t)), work + 8 * t)
         # No likely way asks for the sixteenth, which is somebody else's memory and does no harm.
-        _ask_for_way(blocks + index * block, (lowest_bit(likely) - 1) & 15, stride, stride - 1)
+        _ask_for_slot(slots + (index * WAYS + ((lowest_bit(likely) - 1) & 15)) * stride, stride - 1)
         several = np.int64(_without_lowest(likely) != np.uint64(0))
         elsewhere = np.int64(likely == np.uint64(0)) & np.int64(has_spilled(stamp))
         store_i64(work + AGAIN + 8 * further, t)
@@ -252,7 +250,7 @@ def _ask_ahead(ids, size, place, work):
             index = second_set(h, count)
             likely, _ = _note_set(place, index, h, work + 8 * t)
         while likely != np.uint64(0):
-            _ask_for_way(blocks + index * block, lowest_bit(likely) - 1, stride, stride - 1)
+            _ask_for_slot(slots + (index * WAYS + lowest_bit(likely) - 1) * stride, stride - 1)
             likely = _without_lowest(likely)
 
 
@@ -262,10 +260,10 @@ def _found_way(key, t, place, work):
     likely = load_u64(work + LIKELY + 8 * t)
     if not is_even(load_u64(work + STAMPS + 8 * t)):
         return np.int64(WAYS)
-    keys = place[2] + load_i64(work + INDICES + 8 * t) * place[3]
+    first = place[2] + load_i64(work + INDICES + 8 * t) * WAYS * place[3]
     while likely != np.uint64(0):
         way = np.int64(lowest_bit(likely) - 1)
-        if np.uint64(load_u64(keys + 8 * way)) == key:
+        if np.uint64(load_u64(first + way * place[3])) == key:
             return way
         likely = _without_lowest(likely)
     return np.int64(WAYS)
@@ -274,7 +272,7 @@ def _found_way(key, t, place, work):
 @inlined
 def _row_at(index, way, place):
     """The address of a way's row."""
-    return np.int64(place[2] + index * place[3] + KEYS + way * place[4])
+    return np.int64(place[2] + (index * WAYS + way) * place[3] + ID)
 
 
 @inlined
@@ -347,12 +345,11 @@ def _probe_rows(segment, place, ring, ring_mask, tick, work):
 
 @inlined
 def _place(arena, entry):
-    """A directory entry's region: (heads, set count, blocks, block, stride, absent sets, absent set count)."""
+    """A directory entry's region: (heads, set count, slots, stride, absent sets, absent set count)."""
     return (
         arena + np.int64(load_u64(entry + ENTRY_HEADS)),
         np.int64(load_u64(entry + ENTRY_SET_COUNT)),
-        arena + np.int64(load_u64(entry + ENTRY_BLOCKS)),
-        np.int64(load_u64(entry + ENTRY_BLOCK)),
+        arena + np.int64(load_u64(entry + ENTRY_SLOTS)),
         np.int64(load_u64(entry + ENTRY_STRIDE)),
         arena + np.int64(load_u64(entry + ENTRY_ABSENT)),
         np.int64(load_u64(entry + ENTRY_ABSENT_COUNT)),

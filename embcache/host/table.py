@@ -44,21 +44,17 @@ class Region:
         return layout.stride_of(self.row_bytes)
 
     @property
-    def block(self) -> int:
-        return layout.block_of(self.stride)
-
-    @property
     def slots(self) -> int:
         return self.sets * layout.WAYS
 
     @property
-    def blocks(self) -> int:
+    def first_slot(self) -> int:
         """Where ids and rows begin: after the heads, on a cache line."""
         return self.begin + layout.heads_of(self.sets)
 
     @property
     def absent(self) -> int:
-        return self.blocks + self.sets * self.block
+        return self.first_slot + layout.slots_of(self.sets, self.stride)
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,7 @@ class HostTable:
             for value in (
                 arena.address + region.begin,
                 region.sets,
-                arena.address + region.blocks,
-                region.block,
+                arena.address + region.first_slot,
                 region.stride,
                 region.row_bytes,
                 arena.address + region.absent,

@@ -44,19 +44,20 @@ def region_bytes(row_bytes: int, rows: int) -> int:
     return _region_size(row_bytes, sets)
 
 
-def _absent_sets(sets: int, block: int) -> int:
-    return max(LEAST_SETS, sets * block // _ABSENT_SHARE // layout.ABSENT_SET)
+def _absent_sets(sets: int, stride: int) -> int:
+    return max(LEAST_SETS, layout.slots_of(sets, stride) // _ABSENT_SHARE // layout.ABSENT_SET)
 
 
 def _region_size(row_bytes: int, sets: int) -> int:
-    block = layout.block_of(layout.stride_of(row_bytes))
-    size = layout.heads_of(sets) + sets * block + _absent_sets(sets, block) * layout.ABSENT_SET
+    stride = layout.stride_of(row_bytes)
+    absent = _absent_sets(sets, stride) * layout.ABSENT_SET
+    size = layout.heads_of(sets) + layout.slots_of(sets, stride) + absent
     return -(-size // layout.PAGE) * layout.PAGE
 
 
 def _sets_within(row_bytes: int, size: int) -> int:
-    block = layout.block_of(layout.stride_of(row_bytes))
-    sets = int(size / (layout.HEAD + block + block / _ABSENT_SHARE))
+    slots = layout.WAYS * layout.stride_of(row_bytes)
+    sets = int(size / (layout.HEAD + slots + slots / _ABSENT_SHARE))
     while sets > LEAST_SETS and _region_size(row_bytes, sets) > size:
         sets -= 1
     return max(LEAST_SETS, sets)
@@ -126,9 +127,8 @@ class HostTables:
 
     def _new_table(self, row_bytes: int, size: int) -> HostTable:
         sets = _sets_within(row_bytes, size)
-        block = layout.block_of(layout.stride_of(row_bytes))
         size = _region_size(row_bytes, sets)
-        region = Region(self._find_space(size), size, sets, row_bytes, _absent_sets(sets, block))
+        region = Region(self._find_space(size), size, sets, row_bytes, _absent_sets(sets, layout.stride_of(row_bytes)))
         self._taken[region.begin] = region.size
         return HostTable(self.arena, region)
 
@@ -152,7 +152,7 @@ class HostTables:
     def _name(self, held: Held) -> None:
         region = held.table.region
         fields = (
-            *(held.version, region.begin, region.sets, region.blocks, region.block, region.stride),
+            *(held.version, region.begin, region.sets, region.first_slot, region.stride),
             *(region.absent, region.absent_sets),
         )
         write_entry(self._entry_address(held.entry), np.array(fields, np.uint64))

@@ -2,7 +2,7 @@
 
 One thread writes an arena, ever. What readers must not see half-done stands between `_open` and `_close`
 of the set's stamp. A region is a tuple of addresses and counts, made by HostTable:
-    (heads, set count, blocks, block, stride, row bytes, absent sets, absent set count)
+    (heads, set count, slots, stride, row bytes, absent sets, absent set count)
 Beside it, in the owner's own memory: use u8 [slots], 0 to 3; hand u16 [sets]; absent_hand u8 [absent sets].
 
 Which row leaves a full set is decided by use. A new row starts with none, and of the rows of no use the one
@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from embcache.host.jit import inlined, kernel
-from embcache.host.layout import ABSENT_SET, DIGESTS, HEAD, KEYS, WAYS
+from embcache.host.layout import ABSENT_SET, DIGESTS, HEAD, ID, WAYS
 from embcache.host.machine import (
     fence_release,
     load_relaxed,
@@ -114,21 +114,21 @@ def _head(region, index):
 
 
 @inlined
-def _keys(region, index):
-    """The address of a set's ids."""
-    return region[2] + index * region[3]
+def _slot(region, index, way):
+    """The address of a way's slot: its id, then its row."""
+    return region[2] + (index * WAYS + way) * region[3]
 
 
 @inlined
 def _row(region, index, way):
     """The address of a way's row."""
-    return _keys(region, index) + KEYS + way * region[4]
+    return _slot(region, index, way) + ID
 
 
 @inlined
 def _key(region, index, way):
     """The id in a way."""
-    return np.uint64(load_u64(_keys(region, index) + 8 * way))
+    return np.uint64(load_u64(_slot(region, index, way)))
 
 
 @inlined
@@ -143,8 +143,8 @@ def _put(region, index, way, key, row, use, first_use):
     head = _head(region, index)
     stamp = _open(head)
     store_u8(head + DIGESTS + way, digest_of(hash_id(key)))
-    store_u64(_keys(region, index) + 8 * way, key)
-    copy_bytes(_row(region, index, way), row, region[5])
+    store_u64(_slot(region, index, way), key)
+    copy_bytes(_row(region, index, way), row, region[4])
     use[index * WAYS + way] = first_use
     _close(head, np.uint64(stamp | _bit(way)))
 
@@ -167,19 +167,19 @@ def _locate(region, key):
     h = hash_id(key)
     index = first_set(h, region[1])
     head = _head(region, index)
-    way = find_way(head, _keys(region, index), key, h, np.uint64(load_relaxed(head)))
+    way = find_way(head, _slot(region, index, 0), region[3], key, h, np.uint64(load_relaxed(head)))
     if way == WAYS:
         index = second_set(h, region[1])
         head = _head(region, index)
-        way = find_way(head, _keys(region, index), key, h, np.uint64(load_relaxed(head)))
+        way = find_way(head, _slot(region, index, 0), region[3], key, h, np.uint64(load_relaxed(head)))
     return index, way
 
 
 @inlined
 def _absent_set(region, key):
     """The address of the absent set that an id's mark stands in, and its index."""
-    index = first_set(hash_id(key), region[7])
-    return region[6] + index * ABSENT_SET, index
+    index = first_set(hash_id(key), region[6])
+    return region[5] + index * ABSENT_SET, index
 
 
 @kernel
@@ -267,7 +267,7 @@ def insert_rows(region, ids, rows, row_stride, use, hand, counters):
         if i + AHEAD < ids.shape[0]:
             index = first_set(hash_id(ids[i + AHEAD]), region[1])
             prefetch(_head(region, index))
-            prefetch(_keys(region, index))
+            prefetch(_slot(region, index, 0))
         _insert(region, ids[i], rows + i * row_stride, use, hand, np.uint8(0), counters)
 
 

@@ -117,7 +117,7 @@ class Memory:
         self._moving = version
         try:
             with self.tables.resizing(version, size) as (old, new):
-                sets = max(1, SLICE_BYTES // old.region.block)
+                sets = max(1, old.region.sets * SLICE_BYTES // old.region.size)
                 for first in range(0, old.region.sets, sets):
                     new.take_over(old, first, sets)
                     await breathe()
