@@ -151,8 +151,8 @@ class RowStore(Protocol):
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         """The first `limit` rows from id `start` on: (ids u64[m] ascending, rows u8[m, row_bytes]).
 
-        m < limit means that the version ends there. StoreCorrupt names the damaged ids, or says from which id on a block
-        cannot be read.
+        m < limit means that the version ends there. StoreCorrupt names the damaged ids, or says from which id on
+        nothing can be read.
         """
         ...
 
