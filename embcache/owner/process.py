@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -119,8 +120,9 @@ class OwnerProcess:
 
 def _spawn(arena_fd: int, parent_fd: int) -> subprocess.Popen[bytes]:
     """Starts the child. It finds its modules where we do, and has a group of its own: Ctrl-C is not meant for it."""
-    command = [sys.executable, "-m", "embcache.owner", "--arena-fd", str(arena_fd), "--parent-fd", str(parent_fd)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    fds = ["--arena-fd", str(arena_fd), "--parent-fd", str(parent_fd)]
+    command = [sys.executable, "-P", "-m", "embcache.owner", *fds]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
     return subprocess.Popen(
         command, pass_fds=(arena_fd, parent_fd), stdin=subprocess.DEVNULL, env=environment, process_group=0
     )

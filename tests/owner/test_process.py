@@ -21,7 +21,6 @@ from embcache.config import Owner as OwnerSection
 from embcache.errors import ConfigError, NotReady, StorageCorrupt
 from embcache.local import frames
 from embcache.local.link import Link
-from embcache.owner.catalogue import KEY
 from embcache.owner.process import OwnerProcess
 from embcache_storage.rocks import RocksStore
 from tests.owner.support import ITEM, WAIT, add, begin, catalogue, fill, read, rows_of, some_ids
@@ -156,13 +155,14 @@ def whole(link: Link) -> NDArray[np.uint8]:
 
 def test_a_damaged_write_ahead_log_is_told(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store")
+    store.create(1, 16)
     for n in range(100):
-        store.put_meta(KEY, b"catalogue %d" % n)
+        store.write(1, IDS[n : n + 1], OLD[n : n + 1])
     shutil.copytree(tmp_path / "store", tmp_path / "data" / "rocksdb")  # as a kill would leave it
     store.close()
     [log] = [log for log in (tmp_path / "data" / "rocksdb").glob("*.log") if log.stat().st_size]
     data = bytearray(log.read_bytes())
-    data[data.index(b"catalogue 50")] ^= 1
+    data[data.index(OLD[50].tobytes())] ^= 1
     log.write_bytes(data)
     with pytest.raises(StorageCorrupt, match="rocksdb"):
         OwnerProcess.start(settings(tmp_path / "data"))
