@@ -5,11 +5,14 @@ is freed is given back to the system at once, so that a region can be replaced b
 both having to fit side by side within neighbouring space. Readers that still read a freed region find zeros
 or another region's bytes, and notice by its directory entry (see probe.py).
 
+Huge pages are asked for, and come where the system grants them to shared memory (docs/operations.md).
+
 Invariant: generation and position are published after what they announce is in place, and read before it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import weakref
@@ -36,6 +39,8 @@ class Arena:
         self.fd = fd
         self.writable = writable
         self._mapping, self.bytes = map_shared(fd, writable=writable)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            self._mapping.madvise(mmap.MADV_HUGEPAGE)
         self.address = address_of(self.bytes)
         if self.bytes.size < layout.HEAP or self._word(layout.HEAD_MAGIC) != layout.MAGIC:
             raise ArenaError("this file is not an arena")
