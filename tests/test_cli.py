@@ -133,6 +133,9 @@ def test_a_created_table_has_the_shape_of_the_file(run: Run, running: list[objec
     np.save(tmp_path / "full.npy", np.ones((4, 2), np.float32))
     assert run("import", "half", tmp_path / "half.npy", *running).code == 0
     assert run("import", "small", tmp_path / "full.npy", "--dtype", "q8", *running).code == 0
+    other = run("import", "small", tmp_path / "full.npy", "--dtype", "f16", *running)
+    assert (other.code, other.out) == (1, "")
+    assert "table 'small' keeps q8" in other.err
     listed = [line.split() for line in run("tables", *running).out.splitlines()]
     said = {line[0]: line[2:5] for line in listed[1:]}
     assert said["half"] == ["f16", "5", "3"]

@@ -73,7 +73,17 @@ def test_paths_are_taken_from_the_folder_of_the_file(load: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("2GiB", 2 << 30), ("1.5MiB", 3 << 19), ("64 KiB", 65536), ("100MB", 100_000_000), ("4096", 4096), (7, 7)],
+    [
+        ("2GiB", 2 << 30),
+        ("1.5MiB", 3 << 19),
+        ("64 KiB", 65536),
+        ("8B", 8),
+        ("1TiB", 1 << 40),
+        ("100MB", 100_000_000),
+        ("2TB", 2 * 10**12),
+        ("4096", 4096),
+        (7, 7),
+    ],
 )
 def test_sizes(text: object, size: int) -> None:
     assert parse_size(text) == size

@@ -12,6 +12,7 @@ import xxhash
 
 from embcache import errors
 from embcache.config import setting_names
+from embcache.service import failures
 from embcache_client import rowtypes, wire
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +137,9 @@ def test_every_error_code_stands_under_its_http_status() -> None:
     }
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, errors.EmbcacheError):
-            assert said.get(kind.code) == kind.http_status, kind.code
+            assert said.pop(kind.code, None) == kind.http_status, kind.code
+    assert said == {"not_found": failures.of(failures.NoSuchPath("/")).status, "method_not_allowed": 405}
+    assert failures.of(failures.NoSuchMethod("GET", "/", "PUT")).status == 405
 
 
 def test_the_statuses_are_those_of_the_client() -> None:
