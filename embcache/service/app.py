@@ -42,6 +42,10 @@ class Front:
         else:
             await self._others(scope, receive, send)
 
+    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, memoryview] | None:
+        """See connection.AnswersNow: small lookups that the arena alone can answer."""
+        return self.lookups.answer_now(scope, body) if scope["path"] == LOOKUP_PATH else None
+
 
 def _build(service: Service) -> FastAPI:
     app = FastAPI(

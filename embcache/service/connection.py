@@ -2,6 +2,7 @@
 
 - Writes count as done once the kernel has the bytes, so that a reply's buffer can be used again (see data.py).
 - A reply's head can wait for its body, so that both leave in one system call.
+- An application may answer a request at once (`AnswersNow`): no task is made for it, no event waited for.
 - Clients that stall in a head, a body or in reading, heads without end, and pipelines without end are cut off.
 - What is not HTTP is answered in PROTOCOL's form.
 May touch uvicorn and the transport; knows nothing of what requests mean.
@@ -14,20 +15,33 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from embcache.service.bodies import Scope
 
 logger = logging.getLogger("embcache.service")
+
+Buffer: TypeAlias = bytes | memoryview
 
 EXTENSION = "embcache.connection"  # where a scope's "extensions" hold the Connection
 MAX_HEAD_BYTES = 64 << 10
 
 
+class AnswersNow(Protocol):
+    """What an ASGI application may do besides."""
+
+    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, Buffer] | None:
+        """(lines of the head that tell of the body, body) of a 200 to a whole request; None: call the application."""
+        ...
+
+
 class Connection(HttpToolsProtocol):
     """A client's connection; uvicorn makes one for each."""
 
+    _default_lines: tuple[object, bytes] = (None, b"")  # uvicorn's own headers, and the same as they are sent
     began = 0.0  # loop time at which the last request's first byte came, or the connection itself
     _head_bytes = 0
     _stuck: tuple[int, float] | None = None  # bytes that wait for a slow reader, and since when they are as many
@@ -41,6 +55,20 @@ class Connection(HttpToolsProtocol):
         self.flow = _PipelineFlow(self.corked, self.pipeline)
         self.began = self.loop.time()
         self._extensions = {EXTENSION: self}
+        self._answer_now = getattr(self.app, "answer_now", None)
+        self._held: tuple[RequestResponseCycle, Any] | None = None
+        self._parsing = False
+
+    def data_received(self, data: bytes) -> None:
+        self._parsing = True
+        super().data_received(data)
+        self._parsing = False
+        if self._held is not None:
+            self._start_held()  # the rest of its body is still to come
+        if self._in_head():
+            self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.refuse(413, "too_large", f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -48,12 +76,44 @@ class Connection(HttpToolsProtocol):
         self.began = self.loop.time()
         self._head_bytes = -1  # the bytes that come with this first one are not counted
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head():
-            self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.refuse(413, "too_large", f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Called when a request's head is there. What comes with it in the same read is parsed before it is started."""
+        if self._parsing and cycle.more_body and self._answer_now is not None:
+            self._held = (cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._held is not None and not self._answered_now(self._held[0]):
+            self._start_held()
+
+    def _start_held(self) -> None:
+        assert self._held is not None
+        (cycle, app), self._held = self._held, None
+        super()._start_asgi_task(cycle, app)
+
+    def _answered_now(self, cycle: RequestResponseCycle) -> bool:
+        """Whether the request, of which nothing is missing, needed no task: then its answer is on its way."""
+        if not cycle.keep_alive or cycle.waiting_for_100_continue or self.flow.write_paused:
+            return False
+        assert self._answer_now is not None
+        answer = self._answer_now(cycle.scope, bytes(cycle.body))
+        if answer is None:
+            return False
+        self._held = None
+        cycle.response_started = cycle.response_complete = True
+        self.corked.send_together(self._opening() + answer[0] + b"\r\n", answer[1])
+        self.on_response_complete()
+        return True
+
+    def _opening(self) -> bytes:
+        """The first lines of a 200: uvicorn makes the list of its own headers anew each second."""
+        headers = self.server_state.default_headers
+        if Connection._default_lines[0] is not headers:
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            Connection._default_lines = (headers, STATUS_LINE[200] + lines)
+        return Connection._default_lines[1]
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "malformed_request", "what was sent is not HTTP/1.1")
@@ -121,6 +181,10 @@ class CorkedTransport(asyncio.Transport):
     def cork(self) -> None:
         """Hold the next write back; another must follow."""
         self._corked = True
+
+    def send_together(self, head: bytes, body: Buffer) -> None:
+        """Write both at once."""
+        self._transport.writelines((head, body))
 
     def write(self, data: Any) -> None:
         if self._corked:

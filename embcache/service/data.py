@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.cache import EmbeddingCache
 from embcache.config import Server
 from embcache.errors import DeadlineExceeded, HistoryChanged, NotReady
 from embcache.lookup import Lookup, VersionGoneError
@@ -22,13 +24,26 @@ from embcache.service.auth import Doorkeeper
 from embcache.service.bodies import ClientGone, Receive, Scope, Send, check_msgpack, read_body
 from embcache.service.buffers import Buffer, BufferPool
 from embcache.service.reader import Reader
-from embcache.service.replies import lay_out
+from embcache.service.replies import Skeleton, lay_out
 from embcache.service.requests import LookupRequest, parse_lookup
-from embcache.service.sending import Reply, send_failure, send_reply
+from embcache.service.sending import Reply, head_lines, send_failure, send_reply
 
 PATH = "/v1/lookup"
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
-SMALL = 64 << 10  # bytes; replies up to here get memory of their own, which malloc has at hand
+_BEGUN = "embcache.begun"  # where a scope holds what answer_now began
+SMALL = 96 << 10  # bytes; replies up to here get memory of their own, which malloc has at hand
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A lookup after its probe of the arena: `left` ids are still to be asked of the owner."""
+
+    asked: bytes
+    request: LookupRequest
+    lookup: Lookup
+    skeleton: Skeleton
+    reply: Reply
+    left: int
 
 
 class LookupEndpoint:
@@ -44,60 +59,91 @@ class LookupEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
         try:
-            body = await self._admit(scope, receive)
-            reply = await self._look_up(body, arrived)
+            begun = scope.pop(_BEGUN, None)
+            if begun is None:
+                body = await read_body(self._admit(scope), receive, self._server.max_body_bytes)
+                begun = self._begin(await self._reader.current(), body)
+            reply = await self._finish(begun, arrived)
         except ClientGone:
             return
         except (Exception, asyncio.CancelledError) as error:
-            await self._fail(failures.of(error), send)
+            failure = failures.of(error)
+            self._counters.failed(failure.code)
+            await send_failure(failure, send)
             return
         await send_reply(reply, self.pool, scope, send)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> bytes:
-        """The body of a request that may be made."""
+    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, memoryview] | None:
+        """The head's lines and the body of a small reply that needs nobody else; None: this application must be called.
+
+        It is called next then, for the same scope, and goes on from what was begun here, or says what is wrong.
+        """
+        arrived = time.monotonic()
+        try:
+            self._admit(scope)
+            cache = self._reader.cache()
+            if cache.stale or len(body) > self._server.max_body_bytes:
+                return None
+            begun = self._begin(cache, body)
+            if begun.left or begun.reply.buffer is not None:
+                scope[_BEGUN] = begun
+                return None
+            reply = self._end(begun, arrived)
+        except Exception:
+            return None
+        return head_lines(len(reply.body)), reply.body
+
+    def _admit(self, scope: Scope) -> dict[bytes, bytes]:
+        """The headers of a request that may be made."""
         if scope["method"] != "POST":
             raise failures.NoSuchMethod(scope["method"], PATH, "POST")
         headers = dict(scope["headers"])
         self._doorkeeper.admit(headers.get(b"authorization"), "read")
         check_msgpack(headers)
-        return await read_body(headers, receive, self._server.max_body_bytes)
+        return headers
 
-    async def _look_up(self, body: bytes, arrived: float) -> Reply:
-        cache = self._reader.cache()
-        if cache.stale:
-            await cache.refresh_async()
+    def _begin(self, cache: EmbeddingCache, body: bytes) -> _Begun:
+        """All that can be done without waiting."""
         request = parse_lookup(body, self._server.max_ids_per_request, cache.feature_of)
-        budget_ms = self._server.deadline_ms if request.deadline_ms is None else request.deadline_ms
-        for _ in range(_VERSION_TRIES):
-            lookup = cache.prepare(request.queries, request.dtype)
-            _check_position(request, lookup)
-            try:
-                reply = await self._fill(lookup, request, arrived + budget_ms / 1000)
-            except VersionGoneError:
-                await cache.refresh_async()
-            else:
-                self._counters.looked_up(time.monotonic() - arrived)
-                return reply
-        raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
-
-    async def _fill(self, lookup: Lookup, request: LookupRequest, deadline: float) -> Reply:
-        """The whole reply, all its rows found or given up."""
+        lookup = cache.prepare(request.queries, request.dtype)
+        _check_position(request, lookup)
         skeleton = lay_out(lookup.position, lookup.history, request.dtype, tuple(lookup.parts))
         array, buffer = self._room(skeleton.size)
+        reply = Reply(array.data, buffer)
         try:
-            body = array.data
-            skeleton.write(body)
-            if lookup.run(array, skeleton.places):
-                await lookup.finish_async(deadline)
-            if request.strict:
-                lookup.check_strict()
-            for part, place in zip(lookup.parts, skeleton.places, strict=True):
-                self._counters.answered(part.table, bytes(body[place.status : place.status + part.status_bytes]))
+            skeleton.write(reply.body)
+            return _Begun(body, request, lookup, skeleton, reply, lookup.run(array, skeleton.places))
         except BaseException:
-            if buffer is not None:
-                self.pool.give(buffer)
+            self._give_back(reply)
             raise
-        return Reply(body, buffer)
+
+    async def _finish(self, begun: _Begun, arrived: float) -> Reply:
+        """Have the owner answer for the ids that are left; from the beginning, where a version went away meanwhile."""
+        for _ in range(_VERSION_TRIES):
+            try:
+                if begun.left:
+                    await begun.lookup.finish_async(arrived + self._budget_s(begun.request))
+                return self._end(begun, arrived)
+            except VersionGoneError:
+                self._give_back(begun.reply)
+                cache = self._reader.cache()
+                await cache.refresh_async()
+                begun = self._begin(cache, begun.asked)
+            except BaseException:
+                self._give_back(begun.reply)
+                raise
+        self._give_back(begun.reply)
+        raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
+
+    def _end(self, begun: _Begun, arrived: float) -> Reply:
+        """The reply, all its rows found or given up. Raises what `strict` makes of those that were not found."""
+        if begun.request.strict:
+            begun.lookup.check_strict()
+        for part, place in zip(begun.lookup.parts, begun.skeleton.places, strict=True):
+            status = begun.reply.body[place.status : place.status + part.status_bytes]
+            self._counters.answered(part.table, bytes(status))
+        self._counters.looked_up(time.monotonic() - arrived)
+        return begun.reply
 
     def _room(self, size: int) -> tuple[NDArray[np.uint8], Buffer | None]:
         if size <= SMALL:
@@ -105,9 +151,12 @@ class LookupEndpoint:
         buffer = self.pool.take(size)
         return buffer.array[:size], buffer
 
-    async def _fail(self, failure: failures.Failure, send: Send) -> None:
-        self._counters.failed(failure.code)
-        await send_failure(failure, send)
+    def _give_back(self, reply: Reply) -> None:
+        if reply.buffer is not None:
+            self.pool.give(reply.buffer)
+
+    def _budget_s(self, request: LookupRequest) -> float:
+        return (self._server.deadline_ms if request.deadline_ms is None else request.deadline_ms) / 1000
 
 
 def _check_position(request: LookupRequest, lookup: Lookup) -> None:

@@ -55,6 +55,11 @@ async def send_failure(failure: Failure, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def head_lines(size: int) -> bytes:
+    """The lines that tell of a body of `size` bytes, as they are sent."""
+    return b"content-type: application/msgpack\r\ncontent-length: %d\r\n" % size
+
+
 def _head(status: int, size: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
     return {
         "type": "http.response.start",

@@ -42,7 +42,15 @@ def serving(app: Any, patience_s: float = 60.0, idle_s: float = 60.0) -> Iterato
     """Serves `app` on a free port; clients are cut off after `patience_s` and `idle_s`."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=Connection, loop="uvloop", lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1
+        app,
+        http=Connection,
+        loop="uvloop",
+        lifespan="off",
+        ws="none",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     ready, loops = threading.Event(), list[asyncio.AbstractEventLoop]()
