@@ -262,18 +262,23 @@ def test_who_wants_more_than_an_answer_gets_it_from_the_application(header: str)
     assert app.at_once == 0
 
 
+class Generous(Quick):
+    """Answers at once, with more than it was sent."""
+
+    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+        answer = bytes(100_000)
+        return b"content-length: %d\r\n" % len(answer), answer
+
+
 def test_nobody_is_answered_at_once_who_does_not_read() -> None:
     """What waits in the transport stays bounded: further requests wait until the client has read."""
-    app = Quick()
-    body = b"now" + bytes(100_000)
-    with serving(app) as server, connect(server.port, receive_buffer=1 << 16) as client:
-        sender = threading.Thread(target=_send_until_closed, args=(client, post("/", body) * 300))
+    with serving(Generous()) as server, connect(server.port, receive_buffer=1 << 16) as client:
+        sender = threading.Thread(target=_send_until_closed, args=(client, post("/", b"now") * 3000))
         sender.start()
-        rest = bytearray()
-        assert receive(client, rest=rest).body == body
+        receive(client, rest=bytearray())
         while sender.is_alive() and not server.on_loop(lambda: server.connections[0].flow.read_paused):
             pass
         waiting = server.on_loop(server.connections[0].transport.get_write_buffer_size)
         client.close()
         sender.join()
-    assert waiting <= 3 * len(body)
+    assert waiting <= 300_000
