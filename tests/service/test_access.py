@@ -19,6 +19,7 @@ CONFIG = f"""
 [server]
 port = 0
 uds = "front.sock"
+workers = 2
 max_body_bytes = "4KiB"
 max_ids_per_request = 100
 reply_pool = "1MiB"
@@ -35,7 +36,7 @@ dim = 4096
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with a token for each role, and small limits."""
+    """A service of two fronts, with a token for each role, and small limits."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "config.toml").write_text(CONFIG)
     with running(folder) as service:
@@ -149,3 +150,25 @@ def test_metrics_count_what_was_asked(service: Running) -> None:
     assert after["embcache_table_rows", "item", "cold"] == len(FILLED)
     assert after["embcache_ready",] == 1
     assert after["embcache_resident_bytes", "owner"] > 10**7
+
+
+def test_any_front_tells_what_all_of_them_counted(guarded: Running) -> None:
+    before = metrics_of(guarded)["embcache_lookups_total",]
+    for _ in range(40):
+        assert asked(guarded, LOOKUP, SECRETS["read"]).status == 200
+    assert {metrics_of(guarded)["embcache_lookups_total",] for _ in range(20)} == {before + 40}
+
+
+def test_an_import_goes_on_whichever_front_it_meets(guarded: Running) -> None:
+    begin = post(
+        "/v1/tables/spread/imports", b'{"spec": {"name": "spread", "dim": 2}}', content_type="application/json"
+    )
+    path = "/v1/imports/" + asked(guarded, begin, SECRETS["admin"]).json()["import"]
+    for identifier in range(30):
+        page = {"ids": identifier.to_bytes(8, "little"), "dtype": "f32", "rows": bytes(8)}
+        answer = asked(guarded, post(f"{path}/rows", msgpack.packb(page)), SECRETS["write"])
+        assert msgpack.unpackb(answer.body) == {"rows": identifier + 1}
+    done = asked(guarded, post(f"{path}/commit", b""), SECRETS["write"]).json()
+    assert done == {"table": "spread", "version": done["version"], "rows": 30}
+    with guarded.client(token=SECRETS["read"]) as client:
+        assert client.lookup({"spread": list(range(30))}, strict=True)["spread"].version == done["version"]

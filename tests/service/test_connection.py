@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 
@@ -13,7 +12,7 @@ from embcache.service.bodies import Receive, Scope, Send
 from embcache.service.buffers import BufferPool
 from embcache.service.connection import MAX_HEAD_BYTES
 from embcache.service.sending import Reply, send_reply
-from tests.service.wires import connect, ends, get, post, receive, serving
+from tests.service.wires import connect, ends, get, post, receive, send_until_closed, serving
 
 MIB = 1 << 20
 
@@ -101,7 +100,7 @@ def test_a_pipeline_is_read_no_further_than_it_is_served() -> None:
 
     with serving(app) as server, connect(server.port) as client:
         many = get("/") * 200_000
-        sender = threading.Thread(target=_send_until_closed, args=(client, many))
+        sender = threading.Thread(target=send_until_closed, args=(client, many))
         sender.start()
         while not server.on_loop(lambda: server.connections and server.connections[0].pipeline):
             pass
@@ -113,11 +112,6 @@ def test_a_pipeline_is_read_no_further_than_it_is_served() -> None:
         client.close()
         sender.join()
     assert waiting < 2 * (1 << 18) // len(get("/"))  # what two reads of the socket may hold
-
-
-def _send_until_closed(client: socket.socket, data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        client.sendall(data)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +164,7 @@ def test_an_idle_connection_is_closed() -> None:
 def test_a_head_without_end_is_refused() -> None:
     with serving(Echo()) as server, connect(server.port) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
-        _send_until_closed(client, b"x-more: and more\r\n" * 100_000)
+        send_until_closed(client, b"x-more: and more\r\n" * 100_000)
         answer = receive(client, rest=bytearray())
         assert answer.status == 413
         assert answer.json()["error"]["code"] == "too_large"
@@ -183,102 +177,3 @@ def test_what_is_not_http_is_told_so() -> None:
         answer = receive(client)
         assert (answer.status, answer.json()["error"]["code"]) == (400, "malformed_request")
         assert ends(client)
-
-
-class Quick:
-    """Answers with the request's body: at once when that begins with "now", otherwise as an application."""
-
-    def __init__(self) -> None:
-        self.at_once = 0
-        self.called = 0
-
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        if not body.startswith(b"now"):
-            return None
-        self.at_once += 1
-        return b"x-at: once\r\ncontent-length: %d\r\n" % len(body), body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.called += 1
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-
-def test_what_can_be_answered_at_once_is() -> None:
-    app = Quick()
-    with serving(app) as server, connect(server.port) as client:
-        client.sendall(post("/", b"now 1"))
-        answer = receive(client)
-        assert (answer.status, answer.body, answer.headers["x-at"]) == (200, b"now 1", "once")
-        assert "date" in answer.headers
-        client.sendall(post("/", b"later"))
-        assert receive(client).body == b"later"
-        assert (app.at_once, app.called) == (1, 1)
-
-
-def test_answers_at_once_and_others_keep_their_order_in_a_pipeline() -> None:
-    app = Quick()
-    bodies = [b"now %d" % n if n % 50 != 49 else b"later %d" % n for n in range(500)]
-    with serving(app) as server, connect(server.port) as client:
-        sender = threading.Thread(target=client.sendall, args=(b"".join(post("/", body) for body in bodies),))
-        sender.start()
-        rest = bytearray()
-        assert [receive(client, rest=rest).body for _ in bodies] == bodies
-        sender.join()
-    assert app.at_once > 0
-    assert app.at_once + app.called == 500
-
-
-def test_a_request_that_comes_in_pieces_goes_to_the_application() -> None:
-    app = Quick()
-    with serving(app) as server, connect(server.port) as client:
-        request = post("/", b"now in pieces")
-        client.sendall(request[:-5])
-        while not app.called:
-            pass
-        client.sendall(request[-5:])
-        assert receive(client).body == b"now in pieces"
-    assert app.at_once == 0
-
-
-@pytest.mark.parametrize("header", ["connection: close", "expect: 100-continue"])
-def test_who_wants_more_than_an_answer_gets_it_from_the_application(header: str) -> None:
-    app = Quick()
-    with serving(app) as server, connect(server.port) as client:
-        client.sendall(post("/", b"now", header))
-        rest = bytearray()
-        answer = receive(client, rest=rest)
-        if answer.status == 100:
-            answer = receive(client, rest=rest)
-        assert (answer.status, answer.body) == (200, b"now")
-        if "close" in header:
-            assert ends(client)
-    assert app.at_once == 0
-
-
-class Generous(Quick):
-    """Answers at once, with more than it was sent."""
-
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        answer = bytes(100_000)
-        return b"content-length: %d\r\n" % len(answer), answer
-
-
-def test_nobody_is_answered_at_once_who_does_not_read() -> None:
-    """What waits in the transport stays bounded: further requests wait until the client has read."""
-    with serving(Generous()) as server, connect(server.port, receive_buffer=1 << 16) as client:
-        sender = threading.Thread(target=_send_until_closed, args=(client, post("/", b"now") * 3000))
-        sender.start()
-        receive(client, rest=bytearray())
-        while sender.is_alive() and not server.on_loop(lambda: server.connections[0].flow.read_paused):
-            pass
-        waiting = server.on_loop(server.connections[0].transport.get_write_buffer_size)
-        client.close()
-        sender.join()
-    assert waiting <= 300_000

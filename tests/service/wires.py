@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -133,6 +134,12 @@ def receive(client: socket.socket, chunk: int = 1 << 20, rest: bytearray | None 
     del received[:end]
     assert rest is not None or not received
     return Answer(int(status.split(" ")[1]), headers, body)
+
+
+def send_until_closed(client: socket.socket, data: bytes) -> None:
+    """Send, and mind no hanging up."""
+    with contextlib.suppress(OSError):
+        client.sendall(data)
 
 
 def ends(client: socket.socket) -> bool:
