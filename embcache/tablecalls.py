@@ -17,6 +17,8 @@ from embcache.pending import Pending
 from embcache.spec import TableSpec
 from embcache.views import TableView
 
+PIECE_BYTES = 16 << 20  # of rows that are sent at a time
+
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
@@ -47,7 +49,10 @@ class Import:
         self._ended = False
 
     def send(self, ids: ArrayLike, rows: ArrayLike) -> Pending[int]:
-        """Add rows f32 [n, dim] of ids u64 [n]; -> rows so far. DimensionMismatch and InvalidRows say what is wrong."""
+        """Add rows f32 [n, dim] of ids u64 [n], at most 64 MiB of them encoded; -> rows so far.
+
+        DimensionMismatch, InvalidRows and TooLarge say what is wrong.
+        """
         id_array = np.ascontiguousarray(ids, np.uint64)
         row_array = np.ascontiguousarray(rows, np.float32)
         if row_array.shape != (id_array.size, self.spec.dim):
@@ -62,8 +67,14 @@ class Import:
         return Pending(self._attachment.link.call("import_rows", meta, [id_array, encoded]), self._note)
 
     def write(self, ids: ArrayLike, rows: ArrayLike) -> int:
-        """`send`, and wait until the rows are taken."""
-        return self.send(ids, rows).result()
+        """Add any number of rows, piece by piece, and wait until they are taken; -> rows so far."""
+        id_array, row_array = np.asarray(ids), np.asarray(rows)
+        step = max(1, PIECE_BYTES // (8 + 4 * self.spec.dim))
+        if len(id_array) != len(row_array):
+            self.send(id_array, row_array)  # raises: pieces of both might go together
+        for begin in range(0, len(id_array), step):
+            self.send(id_array[begin : begin + step], row_array[begin : begin + step]).result()
+        return self.rows
 
     def commit(self) -> Pending[dict[str, Any]]:
         """Make the version live, in place of the one before; -> {"table", "version", "rows"}."""

@@ -184,6 +184,17 @@ def test_an_import_that_goes_wrong_leaves_the_table_as_it_was(cache: EmbeddingCa
     np.testing.assert_array_equal(answer.rows, naive.lookup("reimport", ids)[0])
 
 
+def test_many_rows_are_written_in_pieces(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embcache.tablecalls.PIECE_BYTES", 1000)
+    naive = filled(cache, "pieces")
+    ids = some_ids(naive, "pieces")
+    answer = cache.lookup({"pieces": np.array(ids, np.uint64)})["pieces"]
+    np.testing.assert_array_equal(answer.rows, naive.lookup("pieces", ids)[0])
+    filling = cache.importing("pieces")
+    with pytest.raises(DimensionMismatch), filling:
+        filling.write(np.arange(30), np.zeros((31, 12)))
+
+
 def test_an_import_replaces_all_rows_at_once(cache: EmbeddingCache) -> None:
     naive = filled(cache, "replaced")
     ids = some_ids(naive, "replaced")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from typing import Any
@@ -18,10 +19,14 @@ def address_of(array: NDArray[Any]) -> int:
 
 
 def new_memfd(name: str, size: int) -> int:
-    """A new anonymous file of `size` zero bytes, sparse until touched, closed on exec."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    """A new anonymous file of `size` zero bytes, sparse until touched, closed on exec.
+
+    Its size is sealed: who maps it may read all of it for ever, whatever another process does with its descriptor.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:
         os.close(fd)
         raise

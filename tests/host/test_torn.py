@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from embcache.host.arena import Arena
+from embcache.host.memory import map_shared
+from embcache.host.ring import new_ring
 from embcache.host.tables import HostTables
 from tests.host.proving import ROW_BYTES, proving_rows
 
@@ -73,3 +77,17 @@ def test_a_region_that_is_replaced_or_dropped_is_never_read_as_another() -> None
                 with tables.resizing(3, (1 + turn % 5) << 16) as (old, new):
                     new.take_over(old, 0, old.region.sets)
         finish(processes)
+
+
+def test_nobody_can_take_shared_memory_away_under_its_readers() -> None:
+    arena = Arena.create(1 << 20)
+    with pytest.raises(PermissionError):
+        os.ftruncate(arena.fd, 0)
+    readonly = arena.readonly_fd()
+    with pytest.raises(PermissionError):
+        map_shared(readonly, writable=True)
+    os.close(readonly)
+    fd = new_ring()
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    os.close(fd)
