@@ -42,7 +42,7 @@ def run(data: Path | None, once: bool, seconds: float, console: Console) -> None
             with Client(service.url) as client:
                 _import(client, datasets, console)
                 replayed = _replay(client, datasets, seconds, console)
-            _say_results(replayed, console)
+            say_results(replayed, console)
             if not once:
                 _serve_on(service, datasets, console)
 
@@ -90,7 +90,8 @@ def _replay_one(client: Client, dataset: Dataset, seconds: float, progress: Prog
     return replay(dataset, look_up, seconds, lambda done: progress.update(bar, completed=done, refresh=True))
 
 
-def _say_results(replayed: Sequence[Replayed], console: Console) -> None:
+def say_results(replayed: Sequence[Replayed], console: Console) -> None:
+    """Print the table and what the check found. RowsDiffer names the first row that was not its source's."""
     console.print(results_table(replayed))
     wrong = [seen for seen in replayed if seen.wrong]
     if wrong:

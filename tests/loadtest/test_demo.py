@@ -10,11 +10,15 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from loadtest.demo import say_results
+from loadtest.replay import Replayed, RowsDiffer
 from loadtest.workloads import rows_from_ids
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +96,11 @@ def test_bad_data_is_an_error_that_names_it(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "broken.npy: not a NumPy file that can be read" in said
     assert leftovers(tmp_path) == []
+
+
+def test_rows_that_differ_fail_the_demo() -> None:
+    seen = Replayed("t", lookups=3, ids=9, wrong=2, first_wrong="lookup 1, id 7, status warm")
+    out = StringIO()
+    with pytest.raises(RowsDiffer, match="2 rows of t are not those of the source; first: lookup 1, id 7, status warm"):
+        say_results([Replayed("fine"), seen], Console(file=out))
+    assert "no difference" not in out.getvalue()
