@@ -45,7 +45,7 @@ class Replayed:
     @property
     def ids_per_s(self) -> float:
         """Ids over the time spent in lookups, one at a time."""
-        return self.ids / self.latencies.total_s if self.ids else 0.0
+        return self.ids / self.latencies.total_s if self.latencies.total_s else 0.0
 
     def share(self, tier: str) -> float:
         """The part of the ids that this tier answered."""
