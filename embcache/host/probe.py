@@ -196,16 +196,13 @@ def note_use(ring, mask, entry, slot):
 
 
 @inlined
-def _ask_for_slot(slot, last):
-    """Ask for the lines of a slot: five without a branch, which is a row of 256 bytes. last: the slot's last byte."""
+def _ask_for_slot(slot, offsets):
+    """Ask for the first lines of a slot, all that a row of 256 bytes has, without a branch."""
     prefetch(slot)
-    prefetch(slot + min(LINE, last))
-    prefetch(slot + min(2 * LINE, last))
-    prefetch(slot + min(3 * LINE, last))
-    prefetch(slot + min(4 * LINE, last))
-    if last >= 5 * LINE:
-        for line in range(5, (last >> 6) + 1):
-            prefetch(slot + LINE * line)
+    prefetch(slot + offsets[0])
+    prefetch(slot + offsets[1])
+    prefetch(slot + offsets[2])
+    prefetch(slot + offsets[3])
 
 
 @inlined
@@ -214,44 +211,44 @@ def _note_set(place, index, h, noted):
     head = place[0] + index * HEAD
     stamp = np.uint64(load_acquire(head))
     likely = likely_ways(head, h, stamp)
-    store_i64(noted + INDICES, index)
     store_u64(noted + STAMPS, stamp)
     store_u64(noted + LIKELY, likely)
     return likely, stamp
 
 
-@kernel
+@inlined
 def _ask_ahead(ids, size, place, work):
-    """Ask for the heads of a group's sets, then for the ids and rows that their digests point at.
+    """Ask for the heads of a group's sets, then for the slots that their digests point at.
 
     What is noted (set index, likely ways, stamp) is a hint: nothing has been checked yet. The first two loops have no
     branch that depends on what they read: a wrong guess would wait for memory, and all that was asked for behind it.
     """
     heads, count, slots, stride = place[0], place[1], place[2], place[3]
+    last = stride - 1
+    offsets = (min(LINE, last), min(2 * LINE, last), min(3 * LINE, last), min(4 * LINE, last))
     for t in range(size):
         index = first_set(hash_id(load_u64(ids + 8 * t)), count)
         store_i64(work + INDICES + 8 * t, index)
         prefetch(heads + index * HEAD)
-    further = np.int64(0)
+    elsewhere = np.int64(0)
     for t in range(size):
         index = load_i64(work + INDICES + 8 * t)
         likely, stamp = _note_set(place, index, hash_id(load_u64(ids + 8 * t)), work + 8 * t)
-        # No likely way asks for the sixteenth, which is somebody else's memory and does no harm.
-        _ask_for_slot(slots + (index * WAYS + ((lowest_bit(likely) - 1) & 15)) * stride, stride - 1)
-        several = np.int64(_without_lowest(likely) != np.uint64(0))
-        elsewhere = np.int64(likely == np.uint64(0)) & np.int64(has_spilled(stamp))
-        store_i64(work + AGAIN + 8 * further, t)
-        further += several | elsewhere
-    for f in range(further):
-        t = load_i64(work + AGAIN + 8 * f)
-        index, likely = load_i64(work + INDICES + 8 * t), np.uint64(load_u64(work + LIKELY + 8 * t))
-        if likely == np.uint64(0):
-            h = hash_id(load_u64(ids + 8 * t))
-            index = second_set(h, count)
-            likely, _ = _note_set(place, index, h, work + 8 * t)
-        while likely != np.uint64(0):
-            _ask_for_slot(slots + (index * WAYS + lowest_bit(likely) - 1) * stride, stride - 1)
-            likely = _without_lowest(likely)
+        # Of several likely ways the first is asked for; with none it is the sixteenth, somebody else's, to no harm.
+        _ask_for_slot(slots + (index * WAYS + ((lowest_bit(likely) - 1) & 15)) * stride, offsets)
+        store_i64(work + AGAIN + 8 * elsewhere, t)
+        elsewhere += np.int64(likely == np.uint64(0)) & np.int64(has_spilled(stamp))
+    for e in range(elsewhere):
+        t = load_i64(work + AGAIN + 8 * e)
+        h = hash_id(load_u64(ids + 8 * t))
+        index = second_set(h, count)
+        store_i64(work + INDICES + 8 * t, index)
+        prefetch(heads + index * HEAD)
+    for e in range(elsewhere):
+        t = load_i64(work + AGAIN + 8 * e)
+        index = load_i64(work + INDICES + 8 * t)
+        likely, _ = _note_set(place, index, hash_id(load_u64(ids + 8 * t)), work + 8 * t)
+        _ask_for_slot(slots + (index * WAYS + ((lowest_bit(likely) - 1) & 15)) * stride, offsets)
 
 
 @inlined
