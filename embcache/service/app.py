@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message
 
 from embcache.service import failures, introspection, tables, transfers
 from embcache.service.bodies import ClientGone, Receive, Scope, Send
+from embcache.service.connection import Answer
 from embcache.service.context import Service
 from embcache.service.data import PATH as LOOKUP_PATH
 from embcache.service.failures import Failure
@@ -42,8 +43,8 @@ class Front:
         else:
             await self._others(scope, receive, send)
 
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, memoryview] | None:
-        """See connection.AnswersNow: small lookups that the arena alone can answer."""
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
+        """See connection.AnswersNow: lookups that the arena alone can answer."""
         return self.lookups.answer_now(scope, body) if scope["path"] == LOOKUP_PATH else None
 
 

@@ -83,6 +83,10 @@ class BufferPool:
         """Forgets a buffer that somebody may still read; its memory goes when the last of them lets go."""
         self.lent -= buffer.capacity
 
+    def settle(self, buffer: Buffer, free: bool) -> None:
+        """`give` or `drop`."""
+        (self.give if free else self.drop)(buffer)
+
     def trim(self) -> None:
         """Gives back the memory of buffers that lay unused since the last call."""
         for capacity, free in self._free.items():

@@ -14,8 +14,8 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -24,17 +24,26 @@ from embcache.service.bodies import Scope
 
 logger = logging.getLogger("embcache.service")
 
-Buffer: TypeAlias = bytes | memoryview
-
 EXTENSION = "embcache.connection"  # where a scope's "extensions" hold the Connection
 MAX_HEAD_BYTES = 64 << 10
+
+
+class Answer(NamedTuple):
+    """A 200: the lines of its head that tell of the body, the body, and whom to tell that the body was let go of.
+
+    `release` is called once: with True when no byte of the body is read any more, with False if that is not known.
+    """
+
+    lines: bytes
+    body: bytes | memoryview
+    release: Callable[[bool], None] | None = None
 
 
 class AnswersNow(Protocol):
     """What an ASGI application may do besides."""
 
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, Buffer] | None:
-        """(lines of the head that tell of the body, body) of a 200 to a whole request; None: call the application."""
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
+        """The answer to a whole request, if it is there without waiting; None: call the application."""
         ...
 
 
@@ -58,6 +67,16 @@ class Connection(HttpToolsProtocol):
         self._answer_now = getattr(self.app, "answer_now", None)
         self._held: tuple[RequestResponseCycle, Any] | None = None
         self._parsing = False
+        self._unreleased: list[Callable[[bool], None]] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._release(False)
+
+    def resume_writing(self) -> None:
+        """The kernel has taken everything."""
+        super().resume_writing()
+        self._release(True)
 
     def data_received(self, data: bytes) -> None:
         self._parsing = True
@@ -98,14 +117,23 @@ class Connection(HttpToolsProtocol):
         if not cycle.keep_alive or cycle.waiting_for_100_continue or self.flow.write_paused:
             return False
         assert self._answer_now is not None
-        answer = self._answer_now(cycle.scope, bytes(cycle.body))
+        answer: Answer | None = self._answer_now(cycle.scope, bytes(cycle.body))
         if answer is None:
             return False
         self._held = None
         cycle.response_started = cycle.response_complete = True
-        self.corked.send_together(self._opening() + answer[0] + b"\r\n", answer[1])
+        self.corked.send_together(self._opening() + answer.lines + b"\r\n", answer.body)
+        if answer.release is not None:
+            self._unreleased.append(answer.release)
+            if self.has_let_go():
+                self._release(True)
         self.on_response_complete()
         return True
+
+    def _release(self, free: bool) -> None:
+        releases, self._unreleased = self._unreleased, []
+        for release in releases:
+            release(free)
 
     def _opening(self) -> bytes:
         """The first lines of a 200: uvicorn makes the list of its own headers anew each second."""
@@ -182,7 +210,7 @@ class CorkedTransport(asyncio.Transport):
         """Hold the next write back; another must follow."""
         self._corked = True
 
-    def send_together(self, head: bytes, body: Buffer) -> None:
+    def send_together(self, head: bytes, body: bytes | memoryview) -> None:
         """Write both at once."""
         self._transport.writelines((head, body))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from embcache.service import failures
 from embcache.service.auth import Doorkeeper
 from embcache.service.bodies import ClientGone, Receive, Scope, Send, check_msgpack, read_body
 from embcache.service.buffers import Buffer, BufferPool
+from embcache.service.connection import Answer
 from embcache.service.reader import Reader
 from embcache.service.replies import Skeleton, lay_out
 from embcache.service.requests import LookupRequest, parse_lookup
@@ -73,10 +75,10 @@ class LookupEndpoint:
             return
         await send_reply(reply, self.pool, scope, send)
 
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, memoryview] | None:
-        """The head's lines and the body of a small reply that needs nobody else; None: this application must be called.
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
+        """See connection.AnswersNow: what the arena alone can answer.
 
-        It is called next then, for the same scope, and goes on from what was begun here, or says what is wrong.
+        Otherwise this application is called next, and goes on from what was begun here, or says what is wrong.
         """
         arrived = time.monotonic()
         try:
@@ -85,13 +87,14 @@ class LookupEndpoint:
             if cache.stale or len(body) > self._server.max_body_bytes:
                 return None
             begun = self._begin(cache, body)
-            if begun.left or begun.reply.buffer is not None:
+            if begun.left or begun.request.strict:
                 scope[_BEGUN] = begun
                 return None
             reply = self._end(begun, arrived)
         except Exception:
             return None
-        return head_lines(len(reply.body)), reply.body
+        release = None if reply.buffer is None else partial(self.pool.settle, reply.buffer)
+        return Answer(head_lines(len(reply.body)), reply.body, release)
 
     def _admit(self, scope: Scope) -> dict[bytes, bytes]:
         """The headers of a request that may be made."""

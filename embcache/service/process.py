@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from embcache.config import Settings
@@ -30,16 +32,18 @@ class FrontProcess:
         """Start front number `index` on sockets that listen already. It serves at once, `not_ready` before `go`."""
         ours, theirs = socket.socketpair()
         fds = [listener.fileno() for listener in listeners]
-        command = [sys.executable, "-m", "embcache.service.front", "--parent-fd", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "embcache.service.front", "--parent-fd", str(theirs.fileno())]
         command += ["--counters-fd", str(counters_fd), "--index", str(index)]
         for fd in fds:
             command += ["--listen-fd", str(fd)]
         with theirs:
-            # A group of its own: what the terminal sends to ours is not meant for it.
+            # It finds its modules where we do. A group of its own: Ctrl-C is not meant for it.
+            path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
             process = subprocess.Popen(
                 command,
                 pass_fds=(theirs.fileno(), counters_fd, *fds),
                 stdin=subprocess.PIPE,  # not the command line, which everybody can read: settings hold tokens
+                env=os.environ | {"PYTHONPATH": path},
                 process_group=0,
             )
         assert process.stdin is not None

@@ -44,7 +44,7 @@ async def send_reply(reply: Reply, pool: BufferPool, scope: Scope, send: Send) -
         await send(_NOTHING_YET)
         free = connection is not None and connection.has_let_go()
     finally:
-        (pool.give if free else pool.drop)(reply.buffer)
+        pool.settle(reply.buffer, free)
     await send(_END)
 
 

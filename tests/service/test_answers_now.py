@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
 from embcache.service.bodies import Receive, Scope, Send
+from embcache.service.buffers import BufferPool
+from embcache.service.connection import Answer
 from tests.service.wires import connect, ends, post, receive, send_until_closed, serving
+
+MIB = 1 << 20
 
 
 class Quick:
@@ -17,11 +22,11 @@ class Quick:
         self.at_once = 0
         self.called = 0
 
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
         if not body.startswith(b"now"):
             return None
         self.at_once += 1
-        return b"x-at: once\r\ncontent-length: %d\r\n" % len(body), body
+        return Answer(b"x-at: once\r\ncontent-length: %d\r\n" % len(body), body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.called += 1
@@ -90,9 +95,8 @@ def test_who_wants_more_than_an_answer_gets_it_from_the_application(header: str)
 class Generous(Quick):
     """Answers at once, with more than it was sent."""
 
-    def answer_now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        answer = bytes(100_000)
-        return b"content-length: %d\r\n" % len(answer), answer
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
+        return Answer(b"content-length: 100000\r\n", bytes(100_000))
 
 
 def test_nobody_is_answered_at_once_who_does_not_read() -> None:
@@ -107,3 +111,50 @@ def test_nobody_is_answered_at_once_who_does_not_read() -> None:
         client.close()
         sender.join()
     assert waiting <= 300_000
+
+
+class Pooled(Quick):
+    """Answers at once with `?N` bytes, all of the request's own first byte, out of a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BufferPool(256 * MIB)
+
+    def answer_now(self, scope: Scope, body: bytes) -> Answer | None:
+        size = int(scope["query_string"])
+        buffer = self.pool.take(size)
+        buffer.array[:] = 0xEE  # as the next lookup would write over it
+        buffer.array[:size] = body[0]
+        release = partial(self.pool.settle, buffer)
+        return Answer(b"content-length: %d\r\n" % size, buffer.view[:size], release)
+
+
+@pytest.mark.parametrize("size", [4096, MIB, 8 * MIB])
+def test_a_buffer_is_reused_only_when_a_slow_reader_has_let_go_of_it(size: int) -> None:
+    app = Pooled()
+    with serving(app) as server:
+        slow = [connect(server.port, receive_buffer=4096) for _ in range(3)]
+        for number, client in enumerate(slow):
+            client.sendall(post(f"/?{size}", bytes([number])))
+            with connect(server.port) as quick:
+                for byte in range(100, 110):
+                    quick.sendall(post(f"/?{size}", bytes([byte])))
+                    assert receive(quick).body == bytes([byte]) * size
+        for number, client in enumerate(slow):
+            assert receive(client, chunk=max(4096, size // 50)).body.strip(bytes([number])) == b""
+            client.close()
+        while server.on_loop(lambda: app.pool.lent):
+            pass
+        assert app.pool.kept >= size
+
+
+def test_the_buffer_of_a_broken_connection_is_dropped() -> None:
+    app = Pooled()
+    with serving(app) as server:
+        client = connect(server.port, receive_buffer=4096)
+        client.sendall(post(f"/?{8 * MIB}", b"x"))
+        client.recv(100)
+        client.close()
+        while server.on_loop(lambda: app.pool.lent):
+            pass
+        assert app.pool.kept == 0
