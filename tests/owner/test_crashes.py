@@ -22,6 +22,16 @@ def copy_file(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+def _listing(folder: Path) -> dict[str, int]:
+    """Sizes of the files in a folder; the log of messages is not part of the data."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.name.startswith("LOG"):
+                sizes[str(path.relative_to(folder))] = path.stat().st_size
+    return sizes
+
+
 class Snapshots:
     """Copies of a store's folder, made before each call that a change makes of the store, and one at the end."""
 
@@ -31,7 +41,13 @@ class Snapshots:
         self.calls: list[str] = []
 
     def take(self, call: str) -> None:
-        shutil.copytree(self._store.folder, self._folder / str(len(self.calls)) / "rocksdb", copy_function=copy_file)
+        copy = self._folder / str(len(self.calls)) / "rocksdb"
+        while True:  # files that RocksDB deletes or adds meanwhile make a copy that no crash would leave
+            before = _listing(self._store.folder)
+            shutil.copytree(self._store.folder, copy, copy_function=copy_file)
+            if _listing(self._store.folder) == before == _listing(copy):
+                break
+            shutil.rmtree(copy)
         self.calls.append(call)
 
     def __enter__(self) -> Snapshots:
