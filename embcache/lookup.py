@@ -151,13 +151,6 @@ class Lookup:
                     detail = {"table": query.table, "ids": first, "count": int(ids.size)}
                     raise error(f"table {query.table!r}: {ids.size} ids {words}, the first is {first[0]}", detail)
 
-    def tier_counts(self) -> list[tuple[str, NDArray[np.int64]]]:
-        """(table, how many ids have each status: int64 [7]) of each query."""
-        return [
-            (query.table, np.bincount(status, minlength=probe.NEAR + 1))
-            for query, status in zip(self._queries, self._statuses, strict=True)
-        ]
-
     def _columns(self, index: int, query: Query, view: TableView, place: Place, misses: int) -> tuple[int, ...]:
         """The columns of a segment that the query gives."""
         rows = self._address + place.rows

@@ -84,10 +84,6 @@ class HostTables:
     def get(self, version: int) -> Held | None:
         return self._held.get(version)
 
-    def at_entry(self, entry: int) -> Held | None:
-        """The version that a directory entry names now."""
-        return next((held for held in self._held.values() if held.entry == entry), None)
-
     def add(self, version: int, row_bytes: int, size: int) -> Held:
         """Make an empty region of at most `size` bytes (and of a few sets at least) and let readers find it."""
         if version in self._held:
