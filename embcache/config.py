@@ -88,6 +88,7 @@ class Warm(Section):
     """[warm]: host memory, shared by all processes of the service."""
 
     capacity: Annotated[Size, Field(ge=64 << 10)] = 2 << 30
+    huge_pages: bool = True
 
 
 class Cold(Section):

@@ -21,6 +21,7 @@ from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
 from embcache.host.rows import Q8, convert_rows, fill_uniform
+from embcache.host.segment import COLD, COUNT, FAILED, HOT, LATE, LEFT, MISSING, NEAR, OUT, SEGMENT_COLUMNS, WARM
 from embcache.local.link import Reply
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _GONE = 3  # the owner's word for ids of a version that was dropped
 _LATE = 4
 _NAMED_IDS = 10  # how many ids an error names
-_HAS_ROW = np.isin(np.arange(256), [probe.HOT, probe.WARM, probe.COLD, probe.NEAR])  # by status
+_HAS_ROW = np.isin(np.arange(256), [HOT, WARM, COLD, NEAR])  # by status
 
 
 class VersionGoneError(Exception):
@@ -92,7 +93,7 @@ class Lookup:
         self._queries = queries
         self._views = views
         self._wire = DTYPES.index(dtype)
-        self._segments = np.empty((len(queries), probe.SEGMENT_COLUMNS), np.int64)
+        self._segments = np.empty((len(queries), SEGMENT_COLUMNS), np.int64)
         self._encoded: list[tuple[int, NDArray[np.uint8]]] = []  # rows that change their form on the way
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
@@ -106,8 +107,8 @@ class Lookup:
         self._misses = np.empty(sum(query.ids.size for query in self._queries), np.int32)
         misses = address_of(self._misses)
         for index, (query, view, place) in enumerate(zip(self._queries, self._views, places, strict=True)):
-            self._segments[index, : probe.COUNT] = view.columns
-            self._segments[index, probe.COUNT : probe.LEFT] = self._columns(index, query, view, place, misses)
+            self._segments[index, :COUNT] = view.columns
+            self._segments[index, COUNT:LEFT] = self._columns(index, query, view, place, misses)
             self._statuses.append(buffer[place.status : place.status + query.ids.size])
             misses += 4 * query.ids.size
         left = self._attachment.probe(self._segments)
@@ -140,9 +141,9 @@ class Lookup:
     def check_strict(self) -> None:
         """Raise for the first id without its row: StorageCorrupt, DeadlineExceeded or MissingRows, naming ids."""
         for code, error, words in (
-            (probe.FAILED, StorageCorrupt, "whose stored row is damaged"),
-            (probe.LATE, DeadlineExceeded, "whose row was not found within the deadline"),
-            (probe.MISSING, MissingRows, "without a row"),
+            (FAILED, StorageCorrupt, "whose stored row is damaged"),
+            (LATE, DeadlineExceeded, "whose row was not found within the deadline"),
+            (MISSING, MissingRows, "without a row"),
         ):
             for query, status in zip(self._queries, self._statuses, strict=True):
                 ids = query.ids[status == code]
@@ -164,7 +165,7 @@ class Lookup:
         """(index, ids that are left) of every query that has some."""
         left, begin = [], 0
         for index, query in enumerate(self._queries):
-            count = int(self._segments[index, probe.LEFT])
+            count = int(self._segments[index, LEFT])
             if count:
                 left.append((index, query.ids[self._misses[begin : begin + count]]))
             begin += query.ids.size
@@ -181,7 +182,7 @@ class Lookup:
         begin = 0
         for index, view in enumerate(self._views):
             segment = self._segments[index]
-            count = int(segment[probe.LEFT])
+            count = int(segment[LEFT])
             if not count:
                 continue
             if payload is None:
@@ -217,7 +218,7 @@ class Lookup:
     def _fill_uniform(self, index: int, view: TableView, bound: np.float32) -> None:
         instead = np.flatnonzero(~_HAS_ROW[self._statuses[index]])
         if instead.size:
-            rows = int(self._segments[index, probe.OUT])
+            rows = int(self._segments[index, OUT])
             fill_uniform(self._queries[index].ids, instead, bound, view.spec.dtype_code, view.spec.dim, rows)
 
 

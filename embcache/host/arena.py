@@ -5,14 +5,11 @@ is freed is given back to the system at once, so that a region can be replaced b
 both having to fit side by side within neighbouring space. Readers that still read a freed region find zeros
 or another region's bytes, and notice by its directory entry (see probe.py).
 
-Huge pages are asked for, and come where the system grants them to shared memory (docs/operations.md).
-
 Invariant: generation and position are published after what they announce is in place, and read before it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import weakref
@@ -20,7 +17,7 @@ import weakref
 import numpy as np
 
 from embcache.host import layout
-from embcache.host.memory import address_of, map_shared, new_memfd, reopened_for_reading
+from embcache.host.memory import address_of, advise, map_shared, new_memfd, reopened_for_reading
 from embcache.host.probe import read_word
 from embcache.host.writer import publish
 
@@ -38,9 +35,7 @@ class Arena:
     def __init__(self, fd: int, *, writable: bool) -> None:
         self.fd = fd
         self.writable = writable
-        self._mapping, self.bytes = map_shared(fd, writable=writable)
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        self.bytes = map_shared(fd, writable=writable)
         self.address = address_of(self.bytes)
         if self.bytes.size < layout.HEAP or self._word(layout.HEAD_MAGIC) != layout.MAGIC:
             raise ArenaError("this file is not an arena")
@@ -52,8 +47,7 @@ class Arena:
         """A new arena for `capacity` bytes of sets and rows, alive, at generation and position 0."""
         space = layout.HEAP + max(_SPREAD * capacity, _LEAST_SPACE)
         fd = new_memfd("embcache-arena", -(-space // layout.PAGE) * layout.PAGE)
-        _, head = map_shared(fd, writable=True)
-        words = head[: layout.HEAD_BYTES].view(np.uint64)
+        words = map_shared(fd, writable=True)[: layout.HEAD_BYTES].view(np.uint64)
         for offset, value in (
             (layout.HEAD_LAYOUT, layout.LAYOUT),
             (layout.HEAD_SIZE, capacity),
@@ -105,7 +99,7 @@ class Arena:
 
     def give_back(self, begin: int, size: int) -> None:
         """Return a freed range of whole pages to the system; it reads as zeros from now on."""
-        self._mapping.madvise(mmap.MADV_REMOVE, begin, size)
+        advise(self.bytes[begin : begin + size], mmap.MADV_REMOVE)
 
     def _word(self, offset: int) -> int:
         return int(read_word(self.address + offset))

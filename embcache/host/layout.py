@@ -3,21 +3,19 @@
     offset 0      head: one page of words, each on a cache line of its own
     offset 4096   directory: MAX_REGIONS entries of 128 bytes, one for each table version held in memory
     HEAP          regions, each a multiple of 4096 bytes:
-                      heads   sets x 32 bytes: a stamp word, then a digest byte for each of the 15 ways
-                      slots   sets x 15 x `stride` bytes: a feature ID and its row; way w of set s is slot s * 15 + w
-                      absent  absent sets x 128 bytes: a stamp word and 15 ids that are known to have no row
+                      heads   sets x 64 bytes: a stamp word, then the feature IDs of the set's 7 ways
+                      slots   sets x 7 x `stride` bytes: the rows; way w of set s is slot s * 7 + w
+                      absent  absent sets x 64 bytes: a stamp word and 7 ids that are known to have no row
 
-Heads stand by themselves so that they stay in the processor's caches (2 bytes a row): a miss reads memory nowhere
-else, and a hit reads one place, where its id and its row follow each other, mostly within one page. Shared memory
-has small pages on most machines, and their translation is much of what a random read waits for. Digests are
-F14's (Folly) too.
+A head is one cache line, so that a lookup reads one line to know all that a set can say of an id, and then the
+lines of its row. Regions of 2 MiB and more begin at a multiple of that, for huge pages (huge.py).
 
 A stamp word says in one load what a reader needs of a set:
 
     bit 0        set while the owner changes the set (a reader that sees it tries again)
-    bits 1..15   way w = bit - 1 holds a feature ID (any u64 is a valid one, so no id can mean "empty")
-    bits 16..23  how many ids whose first set this is stand in their second set; 255 sticks
-    bits 24..63  counts changes, so that a reader notices one that began and ended while it read
+    bits 1..7    way w = bit - 1 holds a feature ID (any u64 is a valid one, so no id can mean "empty")
+    bits 8..15   how many ids whose first set this is stand in their second set; 255 sticks
+    bits 16..63  counts changes, so that a reader notices one that began and ended while it read
 
 An id has two candidate sets. It stands in the second only when the first was full of rows in use, and
 then the first one's count says so: a miss costs one set unless that count is set. The idea of an
@@ -29,7 +27,7 @@ All words are little-endian u64. Version numbers start at 1, so that a zeroed en
 from __future__ import annotations
 
 MAGIC = 0x3141_4552_4142_4D45  # "EMBAREA1"
-LAYOUT = 1
+LAYOUT = 2
 
 # Head: byte offsets of its words.
 HEAD_MAGIC = 0
@@ -55,26 +53,18 @@ ENTRY_WORDS = 7  # after the stamp
 MAX_REGIONS = 1024
 HEAP = DIRECTORY + MAX_REGIONS * ENTRY_BYTES
 
-# Sets.
-WAYS = 15
-HEAD = 32  # of a set
-DIGESTS = 8  # where in it they begin
-ID = 8  # bytes of the id before a slot's row
-ABSENT_SET = 128
+# Sets, of rows and of absent marks alike.
+WAYS = 7
+SET_BYTES = 64
 LINE = 64
 PAGE = 4096
 
 
-def heads_of(sets: int) -> int:
-    """Bytes of the heads of so many sets, up to the first block."""
-    return -(-sets * HEAD // LINE) * LINE
-
-
 def stride_of(row_bytes: int) -> int:
-    """Bytes from one slot to the next: an id and a row, rounded up to whole words."""
-    return ID + -(-row_bytes // 8) * 8
+    """Bytes from one row to the next: whole words."""
+    return -(-row_bytes // 8) * 8
 
 
 def slots_of(sets: int, stride: int) -> int:
-    """Bytes of the slots of so many sets, up to the first absent set."""
+    """Bytes of the rows of so many sets, up to the first absent set."""
     return -(-sets * WAYS * stride // LINE) * LINE

@@ -23,7 +23,6 @@ from embcache.host.jit import JIT_ENABLED
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _LANES = ir.VectorType(_I64, 8)  # one cache line
-_LINE = 64
 
 
 def _pointer(builder: Any, address: Any, to: Any) -> Any:
@@ -120,39 +119,17 @@ def prefetch(_context: Any, _address: Any) -> Any:
 
 
 @intrinsic
-def match_ways(_context: Any, _set_address: Any, _key: Any) -> Any:
-    """Bits 1..15: which of the 15 words after a set's stamp equal `key` (bit 0, the stamp's own, is cleared)."""
+def match_line(_context: Any, _address: Any, _key: Any) -> Any:
+    """Bits 0..7: which of the eight words of a cache line equal `key`."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        address, key = arguments
         wanted = ir.Constant(_LANES, ir.Undefined)
         for lane in range(8):
-            wanted = builder.insert_element(wanted, key, _I32(lane))
-        mask = ir.Constant(_I64, 0)
-        for line in range(2):
-            pointer = _pointer(builder, builder.add(address, _I64(line * _LINE)), _LANES)
-            equal = builder.icmp_unsigned("==", builder.load(pointer, align=8), wanted)
-            bits = builder.zext(builder.bitcast(equal, ir.IntType(8)), _I64)
-            mask = builder.or_(mask, builder.shl(bits, _I64(line * 8)))
-        return builder.and_(mask, _I64(0xFFFE))
+            wanted = builder.insert_element(wanted, arguments[1], _I32(lane))
+        found = builder.load(_pointer(builder, arguments[0], _LANES), align=8)
+        return builder.zext(builder.bitcast(builder.icmp_unsigned("==", found, wanted), ir.IntType(8)), _I64)
 
     return types.uint64(types.int64, types.uint64), generate
-
-
-@intrinsic
-def match_digests(_context: Any, _address: Any, _digest: Any) -> Any:
-    """Bits 1..16: which of the 16 bytes at an address equal `digest`; bit i + 1 stands for byte i."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(8), 16)
-        wanted = ir.Constant(vector, ir.Undefined)
-        for lane in range(16):
-            wanted = builder.insert_element(wanted, arguments[1], _I32(lane))
-        found = builder.load(_pointer(builder, arguments[0], vector), align=8)
-        bits = builder.bitcast(builder.icmp_unsigned("==", found, wanted), ir.IntType(16))
-        return builder.shl(builder.zext(bits, _I64), _I64(1))
-
-    return types.uint64(types.int64, types.uint8), generate
 
 
 @intrinsic

@@ -26,8 +26,7 @@ __all__ = [
     "load_u32",
     "load_u64",
     "lowest_bit",
-    "match_digests",
-    "match_ways",
+    "match_line",
     "prefetch",
     "store_i32",
     "store_i64",
@@ -114,14 +113,9 @@ def bits_float(bits: np.uint32) -> np.float32:
     return np.uint32(bits).view(np.float32)
 
 
-def match_ways(set_address: int, key: int) -> np.uint64:
-    words = (ctypes.c_uint64 * 16).from_address(int(set_address))
-    return np.uint64(sum(1 << way for way in range(1, 16) if words[way] == int(key)))
-
-
-def match_digests(address: int, digest: int) -> np.uint64:
-    found = (ctypes.c_uint8 * 16).from_address(int(address))
-    return np.uint64(sum(2 << i for i in range(16) if found[i] == int(digest)))
+def match_line(address: int, key: int) -> np.uint64:
+    words = (ctypes.c_uint64 * 8).from_address(int(address))
+    return np.uint64(sum(1 << i for i in range(8) if words[i] == int(key)))
 
 
 def lowest_bit(mask: int) -> np.int64:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+
+HUGE_PAGE = 2 << 20
+COLLAPSE = 25  # MADV_COLLAPSE, which mmap does not name: move to huge pages now, whatever the system's default is
+
+_MAP_FIXED, _MAP_NORESERVE, _PROT_NONE = 0x10, 0x4000, 0
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def address_of(array: NDArray[Any]) -> int:
@@ -33,12 +46,38 @@ def new_memfd(name: str, size: int) -> int:
     return fd
 
 
-def map_shared(fd: int, *, writable: bool) -> tuple[mmap.mmap, Bytes]:
-    """Map the whole file; -> the mapping and its bytes as an array (which keeps the mapping alive)."""
-    size = os.fstat(fd).st_size
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
-    return mapping, np.frombuffer(mapping, np.uint8)
+class _Mapping:
+    """A mapped file, unmapped once no array looks into it any more (and never at exit: threads may still read)."""
+
+    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        # Space for more than the file, so that the file can stand at a multiple of HUGE_PAGE in it.
+        reserved = size + HUGE_PAGE
+        begin = _mmap(None, reserved, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+        weakref.finalize(self, _libc.munmap, begin, reserved).atexit = False
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _mmap(-(-begin // HUGE_PAGE) * HUGE_PAGE, size, protection, mmap.MAP_SHARED | _MAP_FIXED, fd)
+        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, not writable)}
+
+
+def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
+    mapped: int = _libc.mmap(address, size, protection, flags, fd, 0)
+    if mapped == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), f"cannot map {size} bytes: {os.strerror(ctypes.get_errno())}")
+    return mapped
+
+
+def map_shared(fd: int, *, writable: bool) -> Bytes:
+    """Map the whole file, at a multiple of HUGE_PAGE; -> its bytes (the array keeps the mapping alive).
+
+    Python's mmap leaves the address to the system, which aligns shared memory only where huge pages are the rule.
+    """
+    return np.asarray(_Mapping(fd, os.fstat(fd).st_size, writable=writable))
+
+
+def advise(pages: Bytes, advice: int) -> None:
+    """Tell the system about whole pages of a mapping (madvise); OSError if it does not take the advice."""
+    if _libc.madvise(address_of(pages), pages.size, advice):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def reopened_for_reading(fd: int) -> int:

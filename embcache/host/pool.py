@@ -6,8 +6,8 @@ import numpy as np
 
 from embcache.host.jit import kernel
 from embcache.host.machine import bits_float, load_u8, load_u32
-from embcache.host.probe import COLD, HOT, NEAR, WARM
 from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise
+from embcache.host.segment import COLD, HOT, NEAR, WARM
 
 SUM, MEAN = 0, 1
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.host.memory import address_of, map_shared, new_memfd
-from embcache.host.probe import RING_HEAD
+from embcache.host.sweep import RING_HEAD
 
 WORDS = 1 << 14
 BYTES = RING_HEAD + 8 * WORDS
@@ -35,7 +35,7 @@ class UseRing:
     def __init__(self, fd: int) -> None:
         if os.fstat(fd).st_size != BYTES:
             raise ValueError(f"a use ring has {BYTES} bytes, this file has {os.fstat(fd).st_size}")
-        self._mapping, self._bytes = map_shared(fd, writable=True)
+        self._bytes = map_shared(fd, writable=True)
         self._words: NDArray[np.uint64] = self._bytes.view(np.uint64)
         self._read = int(self._words[0])
 

@@ -24,7 +24,6 @@ _PROBLEMS = (
     "spill counts that are wrong",
     "ids with both a row and an absent mark",
     "use noted for empty ways",
-    "digests that are not their id's",
 )
 _ROOM_TO_MOVE = 0.98  # fuller than this, moving rows about is work for little
 
@@ -49,8 +48,8 @@ class Region:
 
     @property
     def first_slot(self) -> int:
-        """Where ids and rows begin: after the heads, on a cache line."""
-        return self.begin + layout.heads_of(self.sets)
+        """Where rows begin: after the heads, on a cache line."""
+        return self.begin + self.sets * layout.SET_BYTES
 
     @property
     def absent(self) -> int:

@@ -16,6 +16,8 @@ import numpy as np
 
 from embcache.host import layout
 from embcache.host.arena import Arena
+from embcache.host.huge import HugePages
+from embcache.host.memory import HUGE_PAGE
 from embcache.host.table import HostTable, Region
 from embcache.host.writer import write_entry
 
@@ -45,19 +47,19 @@ def region_bytes(row_bytes: int, rows: int) -> int:
 
 
 def _absent_sets(sets: int, stride: int) -> int:
-    return max(LEAST_SETS, layout.slots_of(sets, stride) // _ABSENT_SHARE // layout.ABSENT_SET)
+    return max(LEAST_SETS, layout.slots_of(sets, stride) // _ABSENT_SHARE // layout.SET_BYTES)
 
 
 def _region_size(row_bytes: int, sets: int) -> int:
     stride = layout.stride_of(row_bytes)
-    absent = _absent_sets(sets, stride) * layout.ABSENT_SET
-    size = layout.heads_of(sets) + layout.slots_of(sets, stride) + absent
+    absent = _absent_sets(sets, stride) * layout.SET_BYTES
+    size = sets * layout.SET_BYTES + layout.slots_of(sets, stride) + absent
     return -(-size // layout.PAGE) * layout.PAGE
 
 
 def _sets_within(row_bytes: int, size: int) -> int:
     slots = layout.WAYS * layout.stride_of(row_bytes)
-    sets = int(size / (layout.HEAD + slots + slots / _ABSENT_SHARE))
+    sets = int(size / (layout.SET_BYTES + slots + slots / _ABSENT_SHARE))
     while sets > LEAST_SETS and _region_size(row_bytes, sets) > size:
         sets -= 1
     return max(LEAST_SETS, sets)
@@ -66,8 +68,10 @@ def _sets_within(row_bytes: int, size: int) -> int:
 class HostTables:
     """All tables of one arena; the owner's, from one thread."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, *, huge_pages: bool = True) -> None:
+        """huge_pages: whether to ask the system for some (huge.py)."""
         self.arena = arena
+        self.huge = HugePages(arena.bytes, arena.capacity if huge_pages else 0)
         self._held: dict[int, Held] = {}
         self._free_entries = list(range(layout.MAX_REGIONS - 1, -1, -1))
         # Begin and size of every region in the file, the one being moved away from included.
@@ -126,20 +130,23 @@ class HostTables:
         size = _region_size(row_bytes, sets)
         region = Region(self._find_space(size), size, sets, row_bytes, _absent_sets(sets, layout.stride_of(row_bytes)))
         self._taken[region.begin] = region.size
+        self.huge.want(region.begin, region.size)
         return HostTable(self.arena, region)
 
     def _find_space(self, size: int) -> int:
-        begin = layout.HEAP
+        align = HUGE_PAGE if size >= HUGE_PAGE else layout.PAGE
+        begin = -(-layout.HEAP // align) * align
         for taken in sorted(self._taken):
             if taken - begin >= size:
                 return begin
-            begin = taken + self._taken[taken]
+            begin = -(-(taken + self._taken[taken]) // align) * align
         if self.arena.bytes.size - begin < size:
             raise NoRoomError(f"the arena's file has no {size} bytes in one piece")
         return begin
 
     def _free(self, region: Region) -> None:
         del self._taken[region.begin]
+        self.huge.forget(region.begin, region.size)
         self.arena.give_back(region.begin, region.size)
 
     def _entry_address(self, entry: int) -> int:

@@ -13,6 +13,7 @@ from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.ring import MASK, private_ring
 from embcache.host.rows import F32, convert_rows, fill_uniform
+from embcache.host.segment import COUNT, LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import HostTables
 
 _IDS = np.arange(4, dtype=np.uint64)
@@ -56,13 +57,11 @@ def _small_table() -> tuple[HostTables, int]:
 
 def _probe(tables: HostTables) -> NDArray[np.int64]:
     out, status, misses = np.zeros(16 * _DIM, np.uint8), np.zeros(8, np.uint8), np.zeros(8, np.int32)
-    segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
-    segments[0, : probe.COUNT] = (0, 1, 4 * _DIM, address_of(out))
-    segments[0, probe.COUNT : probe.LEFT] = (
-        *(_IDS.size, address_of(_IDS), address_of(out), address_of(status), address_of(misses)),
-    )
+    segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
+    segments[0, :COUNT] = (0, 1, 4 * _DIM, address_of(out))
+    segments[0, COUNT:LEFT] = (*(_IDS.size, address_of(_IDS), address_of(out), address_of(status), address_of(misses)),)
     probe.probe(tables.arena.address, segments, private_ring().address, MASK, np.uint64(0))
-    segments[0, probe.LEFT] = 0
+    segments[0, LEFT] = 0
     return segments
 
 

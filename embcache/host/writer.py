@@ -19,26 +19,31 @@ from __future__ import annotations
 import numpy as np
 
 from embcache.host.jit import inlined, kernel
-from embcache.host.layout import ABSENT_SET, DIGESTS, HEAD, ID, WAYS
+from embcache.host.layout import SET_BYTES, WAYS
 from embcache.host.machine import (
     fence_release,
     load_relaxed,
-    load_u8,
     load_u64,
     lowest_bit,
     prefetch,
     store_relaxed,
     store_release,
-    store_u8,
     store_u64,
 )
-from embcache.host.probe import digest_of, find_mark, find_way, first_set, hash_id, second_set
 from embcache.host.rows import copy_bytes
+from embcache.host.sets import (
+    CHANGE_ONE,
+    FIRST,
+    NO_WAY,
+    OCCUPIED,
+    SECOND,
+    SPILL_ONE,
+    SPILLED,
+    find_way,
+    hash_id,
+    set_of,
+)
 
-OCCUPIED = np.uint64(0xFFFE)
-SPILL_ONE = np.uint64(1 << 16)
-SPILLED = np.uint64(0xFF0000)
-CHANGE_ONE = np.uint64(1 << 24)
 MOST_USE = np.uint8(3)
 AHEAD = 8  # how many ids ahead their sets are asked for
 
@@ -46,7 +51,6 @@ AHEAD = 8  # how many ids ahead their sets are asked for
 INSERTED, REPLACED, EVICTED, DELETED, MARKED, UNMARKED, HELD = range(7)
 MOVE_BELOW = 7  # not a count: with fewer rows than this, a full set makes room by moving a row before it evicts one
 COUNTERS = 8
-MOVE_TRIES = 6
 AGE_EVERY = 4  # evictions from a set
 
 
@@ -76,9 +80,9 @@ def _change_spill(at, by_one):
 
 @inlined
 def _free_way(at):
-    """A way of the set that holds no id; 15 for none."""
+    """A way of the set that holds no id; 7 for none."""
     free = np.uint64(~np.uint64(load_relaxed(at)) & OCCUPIED)
-    return np.int64(lowest_bit(free) - 1) if free != np.uint64(0) else np.int64(WAYS)
+    return np.int64(lowest_bit(np.uint64(free | NO_WAY)) - 1)
 
 
 @inlined
@@ -100,7 +104,7 @@ def _victim(index, use, hand):
 
 @inlined
 def _idle_way(index, use):
-    """A way of no use, or 15."""
+    """A way of no use, or 7."""
     for way in range(WAYS):
         if use[index * WAYS + way] == 0:
             return np.int64(way)
@@ -110,25 +114,25 @@ def _idle_way(index, use):
 @inlined
 def _head(region, index):
     """The address of a set's head."""
-    return region[0] + index * HEAD
-
-
-@inlined
-def _slot(region, index, way):
-    """The address of a way's slot: its id, then its row."""
-    return region[2] + (index * WAYS + way) * region[3]
+    return region[0] + index * SET_BYTES
 
 
 @inlined
 def _row(region, index, way):
     """The address of a way's row."""
-    return _slot(region, index, way) + ID
+    return region[2] + (index * WAYS + way) * region[3]
+
+
+@inlined
+def _key_at(head, way):
+    """The address of a way's id."""
+    return head + 8 * (way + 1)
 
 
 @inlined
 def _key(region, index, way):
     """The id in a way."""
-    return np.uint64(load_u64(_slot(region, index, way)))
+    return np.uint64(load_u64(_key_at(_head(region, index), way)))
 
 
 @inlined
@@ -139,11 +143,10 @@ def _bit(way):
 
 @inlined
 def _put(region, index, way, key, row, use, first_use):
-    """Write id, digest and row into a way, in one change of the set."""
+    """Write id and row into a way, in one change of the set."""
     head = _head(region, index)
     stamp = _open(head)
-    store_u8(head + DIGESTS + way, digest_of(hash_id(key)))
-    store_u64(_slot(region, index, way), key)
+    store_u64(_key_at(head, way), key)
     copy_bytes(_row(region, index, way), row, region[4])
     use[index * WAYS + way] = first_use
     _close(head, np.uint64(stamp | _bit(way)))
@@ -156,37 +159,37 @@ def _clear(region, index, way, use):
     stamp = _open(head)
     use[index * WAYS + way] = np.uint8(0)
     _close(head, np.uint64(stamp & np.uint64(~_bit(way))))
-    first = first_set(hash_id(_key(region, index, way)), region[1])
+    first = set_of(hash_id(_key(region, index, way)), FIRST, region[1])
     if first != index:
         _change_spill(_head(region, first), -1)
 
 
 @inlined
 def _locate(region, key):
-    """Where an id stands: (set index, way), way 15 if nowhere."""
+    """Where an id stands: (set index, way), way 7 if nowhere."""
     h = hash_id(key)
-    index = first_set(h, region[1])
+    index = set_of(h, FIRST, region[1])
     head = _head(region, index)
-    way = find_way(head, _slot(region, index, 0), region[3], key, h, np.uint64(load_relaxed(head)))
+    way = find_way(head, key, np.uint64(load_relaxed(head)))
     if way == WAYS:
-        index = second_set(h, region[1])
+        index = set_of(h, SECOND, region[1])
         head = _head(region, index)
-        way = find_way(head, _slot(region, index, 0), region[3], key, h, np.uint64(load_relaxed(head)))
+        way = find_way(head, key, np.uint64(load_relaxed(head)))
     return index, way
 
 
 @inlined
 def _absent_set(region, key):
     """The address of the absent set that an id's mark stands in, and its index."""
-    index = first_set(hash_id(key), region[6])
-    return region[5] + index * ABSENT_SET, index
+    index = set_of(hash_id(key), FIRST, region[6])
+    return region[5] + index * SET_BYTES, index
 
 
 @kernel
 def _unmark(region, key):
     """Take away an id's absent mark; -> whether it had one."""
     at, _ = _absent_set(region, key)
-    way = find_mark(at, key, np.uint64(load_relaxed(at)))
+    way = find_way(at, key, np.uint64(load_relaxed(at)))
     if way == WAYS:
         return False
     stamp = _open(at)
@@ -194,26 +197,55 @@ def _unmark(region, key):
     return True
 
 
-@kernel
-def _make_room(region, index, use, tries):
-    """Move one row of a full set to its other set, if that has a free way; -> the way it left, or 15.
+@inlined
+def _other_set(region, index, way):
+    """The set of a row's two that it does not stand in, and its first one."""
+    h = hash_id(_key(region, index, way))
+    first = set_of(h, FIRST, region[1])
+    return (set_of(h, SECOND, region[1]) if first == index else first), first
 
-    The row is put into its new place before it leaves the old one, so that no reader misses it in between.
-    (Cuckoo hashing, Pagh and Rodler, 2001, one step deep: enough to fill a table to over 95%.)
+
+@inlined
+def _move(region, index, way, other, first, free, use):
+    """Move a row into a free way of its other set.
+
+    It is put into its new place before it leaves the old one, so that no reader misses it in between.
     """
-    for way in range(tries):
-        key = _key(region, index, way)
-        h = hash_id(key)
-        first = first_set(h, region[1])
-        other = second_set(h, region[1]) if first == index else first
+    _put(region, other, free, _key(region, index, way), _row(region, index, way), use, use[index * WAYS + way])
+    if other != first:
+        _change_spill(_head(region, first), 1)
+    _clear(region, index, way, use)
+
+
+@kernel
+def _move_one(region, index, use):
+    """Move one row of a full set to its other set, if one of these has a free way; -> the way it left, or 7."""
+    for way in range(WAYS):
+        other, first = _other_set(region, index, way)
         free = _free_way(_head(region, other))
-        if other == index or free == WAYS:
+        if other != index and free < WAYS:
+            _move(region, index, way, other, first, free, use)
+            return np.int64(way)
+    return np.int64(WAYS)
+
+
+@kernel
+def _make_room(region, index, use):
+    """Make a free way in a full set by moving one row out, or one out of where that one goes; -> the way, or 7.
+
+    (Cuckoo hashing, Pagh and Rodler, 2001, two steps deep: enough to fill a table to over 95%.)
+    """
+    way = _move_one(region, index, use)
+    if way < WAYS:
+        return way
+    for way in range(WAYS):
+        other, first = _other_set(region, index, way)
+        if other == index:
             continue
-        _put(region, other, free, key, _row(region, index, way), use, use[index * WAYS + way])
-        if other != first:
-            _change_spill(_head(region, first), 1)
-        _clear(region, index, way, use)
-        return np.int64(way)
+        free = _move_one(region, other, use)
+        if free < WAYS:
+            _move(region, index, way, other, first, free, use)
+            return np.int64(way)
     return np.int64(WAYS)
 
 
@@ -226,7 +258,7 @@ def _place_for(region, first, second, use, hand, counters):
             return index, way
     if counters[HELD] < counters[MOVE_BELOW]:
         for index in (first, second):
-            way = _make_room(region, index, use, MOVE_TRIES)
+            way = _make_room(region, index, use)
             if way < WAYS:
                 return index, way
     index = first
@@ -251,8 +283,8 @@ def _insert(region, key, row, use, hand, first_use, counters):
         counters[REPLACED] += 1
         return
     h = hash_id(key)
-    first = first_set(h, region[1])
-    index, way = _place_for(region, first, second_set(h, region[1]), use, hand, counters)
+    first = set_of(h, FIRST, region[1])
+    index, way = _place_for(region, first, set_of(h, SECOND, region[1]), use, hand, counters)
     _put(region, index, way, key, row, use, np.uint8(first_use))
     if index != first:
         _change_spill(_head(region, first), 1)
@@ -265,9 +297,7 @@ def insert_rows(region, ids, rows, row_stride, use, hand, counters):
     """Put rows in: ids u64 [n] (an array), rows at an address, row_stride bytes apart."""
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
-            index = first_set(hash_id(ids[i + AHEAD]), region[1])
-            prefetch(_head(region, index))
-            prefetch(_slot(region, index, 0))
+            prefetch(_head(region, set_of(hash_id(ids[i + AHEAD]), FIRST, region[1])))
         _insert(region, ids[i], rows + i * row_stride, use, hand, np.uint8(0), counters)
 
 
@@ -288,14 +318,14 @@ def mark_absent(region, ids, absent_hand, counters):
     for i in range(ids.shape[0]):
         key = np.uint64(ids[i])
         at, index = _absent_set(region, key)
-        if find_mark(at, key, np.uint64(load_relaxed(at))) < WAYS:
+        if find_way(at, key, np.uint64(load_relaxed(at))) < WAYS:
             continue
         if _locate(region, key)[1] < WAYS:  # it has a row: whoever says otherwise is late
             continue
         way = np.int64(absent_hand[index])
         absent_hand[index] = np.uint8(way + 1 if way + 1 < WAYS else 0)
         stamp = _open(at)
-        store_u64(at + 8 * (way + 1), key)
+        store_u64(_key_at(at, way), key)
         _close(at, np.uint64(stamp | _bit(way)))
         counters[MARKED] += 1
 
@@ -323,10 +353,10 @@ def move_sets(old, new, begin, end, old_use, use, hand, counters):
 
 @kernel
 def audit(region, use, problems):
-    """Count what breaks an invariant into problems int64 [7]; -> ids held.
+    """Count what breaks an invariant into problems int64 [6]; -> ids held.
 
     0 odd stamps, 1 ids in a set that is neither of theirs, 2 ids that stand twice, 3 spill counts that are
-    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways, 6 digests that are not their id's.
+    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways.
     """
     count = region[1]
     spills = np.zeros(count, np.int64)
@@ -343,8 +373,7 @@ def audit(region, use, problems):
             held += 1
             key = _key(region, index, way)
             h = hash_id(key)
-            first, second = first_set(h, count), second_set(h, count)
-            problems[6] += 1 if load_u8(head + DIGESTS + way) != digest_of(h) else 0
+            first, second = set_of(h, FIRST, count), set_of(h, SECOND, count)
             if index not in (first, second):
                 problems[1] += 1
                 continue
@@ -354,10 +383,10 @@ def audit(region, use, problems):
             if found_index != index or found_way != way:
                 problems[2] += 1
             mark, _ = _absent_set(region, key)
-            if find_mark(mark, key, np.uint64(load_relaxed(mark))) < WAYS:
+            if find_way(mark, key, np.uint64(load_relaxed(mark))) < WAYS:
                 problems[4] += 1
     for index in range(count):
-        noted = np.int64((np.uint64(load_relaxed(_head(region, index))) & SPILLED) >> np.uint64(16))
+        noted = np.int64((np.uint64(load_relaxed(_head(region, index))) & SPILLED) >> np.uint64(8))
         if noted not in (spills[index], 255):
             problems[3] += 1
     return held

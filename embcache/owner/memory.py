@@ -27,10 +27,10 @@ breathe = partial(asyncio.sleep, 0)  # between two slices the loop does what els
 class Memory:
     """What of the arena each version has."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, *, huge_pages: bool = True) -> None:
         """`arena` is writable, and nobody else writes it."""
         self._capacity = arena.capacity
-        self.tables = HostTables(arena)
+        self.tables = HostTables(arena, huge_pages=huge_pages)
         self._wants: dict[int, int] = {}
         self._at_entry: dict[int, int] = {}
         self._moving: int | None = None
@@ -87,8 +87,8 @@ class Memory:
         return {} if held is None else dataclasses.asdict(held.table.stats())
 
     def totals(self) -> dict[str, int]:
-        """Bytes of the whole arena."""
-        return {"capacity": self._capacity, "used": self.tables.used}
+        """Bytes of the whole arena; `huge` are those in huge pages."""
+        return {"capacity": self._capacity, "used": self.tables.used, "huge": self.tables.huge.bytes}
 
     def check(self) -> None:
         """Audits all regions; AssertionError says what is wrong in which."""

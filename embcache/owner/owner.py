@@ -27,11 +27,11 @@ from embcache_storage.store import RowStore
 class Owner:
     """The one writer of a data folder: its store, its arena and its socket."""
 
-    def __init__(self, store: RowStore, arena: Arena, folder: Path, import_idle_s: float) -> None:
+    def __init__(self, store: RowStore, arena: Arena, folder: Path, import_idle_s: float, *, huge_pages: bool) -> None:
         """Takes over an open store and a writable arena that no version is in."""
         self._arena = arena
         threads = StoreThreads()
-        memory = Memory(arena)
+        memory = Memory(arena, huge_pages=huge_pages)
         tables = Tables(store, threads, memory, arena.publish_generation)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
         imports = Imports(store, threads, tables, import_idle_s)

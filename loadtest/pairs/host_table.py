@@ -9,13 +9,26 @@ from numpy.typing import NDArray
 
 from embcache.host import probe
 from embcache.host.arena import Arena
+from embcache.host.layout import LINE
 from embcache.host.memory import address_of
 from embcache.host.ring import MASK, private_ring
+from embcache.host.segment import (
+    COUNT,
+    DEFAULT_ROW,
+    ENTRY,
+    IDS,
+    MISSES,
+    OUT,
+    ROW_BYTES,
+    SEGMENT_COLUMNS,
+    STATUS,
+    VERSION,
+)
 from embcache.host.tables import HostTables, region_bytes
 from loadtest.workloads import F32s, U64s
 
 INSERT_ROWS = 65_536
-VERSION = 1
+TABLE_VERSION = 1
 
 
 class BareTable:
@@ -25,7 +38,9 @@ class BareTable:
         self.row_bytes = rows.shape[1] * 4
         size = region_bytes(self.row_bytes, len(ids)) if size is None else size
         self.arena = Arena.create(size)
-        self.held = HostTables(self.arena).add(VERSION, self.row_bytes, size)
+        tables = HostTables(self.arena)
+        self.held = tables.add(TABLE_VERSION, self.row_bytes, size)
+        tables.huge.wait()
         for start in range(0, len(ids), INSERT_ROWS):
             piece = slice(start, start + INSERT_ROWS)
             encoded = np.ascontiguousarray(rows[piece], "<f4").view(np.uint8)
@@ -40,7 +55,9 @@ class Reader:
 
     def __init__(self, table: BareTable, count: int) -> None:
         dim = table.row_bytes // 4
-        self.rows = np.zeros((count, dim), np.float32)
+        space = np.zeros(count * table.row_bytes + LINE, np.uint8)  # on a cache line, as a reply's rows are
+        begin = -address_of(space) % LINE
+        self.rows = space[begin : begin + count * table.row_bytes].view(np.float32).reshape(count, dim)
         self.status = np.zeros(count, np.uint8)
         self._table = table
         self._ring = private_ring()
@@ -48,16 +65,16 @@ class Reader:
         self._default: NDArray[Any] = np.zeros(dim, np.float32)
         self._misses = np.zeros(count, np.int32)
         self._tick = 0
-        self._segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
+        self._segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
         columns = {
-            probe.ENTRY: table.held.entry,
-            probe.VERSION: VERSION,
-            probe.ROW_BYTES: table.row_bytes,
-            probe.DEFAULT_ROW: address_of(self._default),
-            probe.COUNT: count,
-            probe.OUT: address_of(self.rows),
-            probe.STATUS: address_of(self.status),
-            probe.MISSES: address_of(self._misses),
+            ENTRY: table.held.entry,
+            VERSION: TABLE_VERSION,
+            ROW_BYTES: table.row_bytes,
+            DEFAULT_ROW: address_of(self._default),
+            COUNT: count,
+            OUT: address_of(self.rows),
+            STATUS: address_of(self.status),
+            MISSES: address_of(self._misses),
         }
         for column, value in columns.items():
             self._segments[0, column] = value
@@ -65,6 +82,6 @@ class Reader:
     def lookup(self, ids: U64s) -> int:
         """Look up ids u64[count]; -> how many the table does not hold."""
         self._tick += 1
-        self._segments[0, probe.IDS] = address_of(ids)
+        self._segments[0, IDS] = address_of(ids)
         tick = np.uint64(self._tick)
         return int(probe.probe(self._table.arena.address, self._segments, self._ring_address, MASK, tick))

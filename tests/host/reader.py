@@ -9,6 +9,7 @@ from embcache.host import probe
 from embcache.host.arena import Arena
 from embcache.host.memory import address_of
 from embcache.host.ring import MASK, private_ring
+from embcache.host.segment import LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import Held
 
 
@@ -33,8 +34,8 @@ class Reader:
         status = np.full(ids.size, 0xEE, np.uint8)
         misses = np.full(max(ids.size, 1), -1, np.int32)
         default = np.zeros(row_bytes, np.uint8)
-        segments = np.zeros((1, probe.SEGMENT_COLUMNS), np.int64)
-        segments[0, : probe.LEFT] = (
+        segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
+        segments[0, :LEFT] = (
             *(entry, version, row_bytes, address_of(default)),
             *(ids.size, address_of(ids), address_of(rows), address_of(status), address_of(misses)),
         )

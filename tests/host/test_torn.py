@@ -19,7 +19,7 @@ from embcache.host.tables import HostTables
 from tests.host.proving import ROW_BYTES, proving_rows
 
 ROOT = Path(__file__).parents[2]
-IDS = 240  # few, so that readers and writer meet
+IDS = 112  # few, so that readers and writer meet
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def test_rows_that_are_written_over_and_over_are_never_torn() -> None:
     ids = np.arange(IDS, dtype=np.uint64)
     writings = [proving_rows(ids, writing) for writing in range(1, 33)]
     with readers(tables, held.entry, held.version, 2) as processes:
-        for turn in range(15_000):
+        for turn in range(30_000):
             held.table.insert(ids, writings[turn % len(writings)])
         finish(processes)
     held.table.check()

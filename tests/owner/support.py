@@ -49,7 +49,7 @@ class OwnerThread:
         self._thread.start()
 
         async def start() -> Owner:
-            owner = Owner(self._store, self.arena, self.folder, self._import_idle_s)
+            owner = Owner(self._store, self.arena, self.folder, self._import_idle_s, huge_pages=True)
             await owner.start(self._declared)
             return owner
 

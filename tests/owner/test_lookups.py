@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embcache.errors import EmbcacheError, Internal, MalformedRequest, Overloaded, StorageCorrupt, TooLarge
-from embcache.host.probe import MISSING, WARM
+from embcache.host.segment import MISSING, WARM
 from embcache.local import frames
 from embcache.owner import reads
 from embcache.owner.reads import Part

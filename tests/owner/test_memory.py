@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache.host.arena import Arena
-from embcache.host.probe import SAMPLE, WARM
 from embcache.host.ring import UseRing
+from embcache.host.segment import WARM
+from embcache.host.sweep import SAMPLE
 from embcache.local.link import Link
 from embcache.owner import memory
 from embcache.owner.shares import FILLED, moves, shares, wanted
@@ -179,7 +180,7 @@ def test_rows_that_readers_use_stay_when_others_come(tmp_path: Path, store: Watc
         reader.ring = UseRing(link.ring_fd)
         held = owner.owner.parts.memory.tables.get(wide.number)
         assert held is not None
-        for tick in range(4 * (int(SAMPLE) + 1)):  # as often as it takes to report every hit four times
+        for tick in range(4 * SAMPLE):  # as often as it takes to report every hit four times
             reader.lookup(held, hot, tick)
             owner.run(drained(owner))
         before = (owner.warm(wide.number, hot)[1] == WARM).mean()

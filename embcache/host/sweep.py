@@ -1,0 +1,160 @@
+"""The warm lookup's inner loops: many ids looked for in one of their two sets each, and the rows that are there copied.
+
+Three steps by blocks of ids, each step LAG ids behind the one before: ask for the heads of the ids' sets; read the
+heads and ask for the rows; copy the rows. So memory is always busy and little waits for it (C. Chen et al., "Improving
+hash join performance through prefetching", 2004). The first two steps have no branch that depends on what they read:
+a wrong guess would wait for memory, and all that was asked for behind it. Words stand at addresses and not in arrays,
+since Numba would count references to an array at every inlined call.
+
+Invariant: a row counts only if the stamp under which its way was found was even and is the same after the row was
+copied. What one sweep leaves over is not absent; it is looked for elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.host.jit import inlined, kernel
+from embcache.host.layout import LINE, SET_BYTES, WAYS
+from embcache.host.machine import (
+    claim,
+    fence_acquire,
+    load_acquire,
+    load_i32,
+    load_i64,
+    load_relaxed,
+    load_u64,
+    lowest_bit,
+    match_line,
+    prefetch,
+    store_i32,
+    store_i64,
+    store_u8,
+    store_u64,
+)
+from embcache.host.rows import copy_bytes
+from embcache.host.segment import COUNT, ENTRY, IDS, MISSES, OUT, ROW_BYTES, STATUS, WARM
+from embcache.host.sets import FIRST, OCCUPIED, SECOND, hash_id, is_even, set_of
+
+BLOCK = 8
+LAG = 16  # ids from one step to the next
+SAMPLE = 32  # one id in so many is reported as used
+RING_HEAD = 64  # bytes before a use ring's first word
+
+# What is noted of the latest NOTES ids: the addresses of head and row, and the stamp.
+NOTES = 64  # a power of two, and at least 2 * LAG + BLOCK
+_HEADS, _ROWS, _STAMPS = (8 * NOTES * i for i in range(3))
+NOTE_BYTES = 3 * 8 * NOTES
+_LAST_WAY = np.uint64(1 << WAYS)
+
+
+@inlined
+def _note(t, notes):
+    """Where the t-th id's notes are."""
+    return notes + 8 * (t & (NOTES - 1))
+
+
+@inlined
+def _ask_for_head(key, turn, place, note):
+    head = place[0] + set_of(hash_id(key), turn, place[1]) * SET_BYTES
+    store_i64(note + _HEADS, head)
+    prefetch(head)
+
+
+@inlined
+def _ask_for_row(key, place, note, lines):
+    """Note an id's row and ask for its first lines, all that a row of 256 bytes has.
+
+    Where the set does not hold the id, some row of it is noted and a stamp that is odd: nothing is found by that.
+    """
+    head = load_i64(note + _HEADS)
+    stamp = np.uint64(load_acquire(head))
+    held = np.uint64(match_line(head, key) & stamp & OCCUPIED)
+    way = lowest_bit(np.uint64(held | _LAST_WAY)) - 1
+    row = place[2] + ((head - place[0]) // SET_BYTES * WAYS + way) * place[3]
+    store_i64(note + _ROWS, row)
+    store_u64(note + _STAMPS, np.uint64(stamp | np.uint64(held == np.uint64(0))))
+    prefetch(row)
+    prefetch(row + lines[0])
+    prefetch(row + lines[1])
+    prefetch(row + lines[2])
+
+
+@inlined
+def _copy_row(out, row, row_bytes):
+    """Copy a row, one of a usual size without a loop."""
+    if row_bytes == 256:
+        copy_bytes(out, row, 256)
+    elif row_bytes == 128:
+        copy_bytes(out, row, 128)
+    elif row_bytes == 512:
+        copy_bytes(out, row, 512)
+    else:
+        copy_bytes(out, row, row_bytes)
+
+
+@inlined
+def _take(note, out, row_bytes):
+    """Copy the noted row; -> whether it is the id's, whole, for certain."""
+    stamp = np.uint64(load_u64(note + _STAMPS))
+    if not is_even(stamp):
+        return False
+    _copy_row(out, load_i64(note + _ROWS), row_bytes)
+    fence_acquire()
+    return np.uint64(load_relaxed(load_i64(note + _HEADS))) == stamp
+
+
+@inlined
+def _report_use(ring, mask, entry, slot):
+    """Put a used slot into the reader's ring; what the owner has not read in time is written over."""
+    word = np.int64(claim(ring, np.uint64(1)) & mask)
+    store_u64(ring + RING_HEAD + 8 * word, np.uint64(np.uint64(entry) << np.uint64(48)) | np.uint64(slot))
+
+
+@inlined
+def _place_of(t, listed, misses):
+    """The place in the query of the t-th id that is looked for."""
+    return np.int64(load_i32(misses + 4 * t)) if listed else t
+
+
+@inlined
+def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
+    """Look for `count` ids in the sets of a turn; -> how many are left, their places the first so many of MISSES.
+
+    listed: whether the ids are those whose places stand in MISSES, or the query's first ones. A constant.
+    """
+    ids, out, status, misses = segment[IDS], segment[OUT], segment[STATUS], segment[MISSES]
+    row_bytes, last = segment[ROW_BYTES], place[3] - 1
+    lines = (min(LINE, last), min(2 * LINE, last), min(3 * LINE, last))
+    sampled = np.int64(tick & np.uint64(SAMPLE - 1))
+    left = np.int64(0)
+    for begin in range(0, count + 2 * LAG, BLOCK):
+        for t in range(begin, min(begin + BLOCK, count)):
+            _ask_for_head(np.uint64(load_u64(ids + 8 * _place_of(t, listed, misses))), turn, place, _note(t, notes))
+        for t in range(max(begin - LAG, 0), min(begin - LAG + BLOCK, count)):
+            _ask_for_row(np.uint64(load_u64(ids + 8 * _place_of(t, listed, misses))), place, _note(t, notes), lines)
+        for t in range(max(begin - 2 * LAG, 0), min(begin - 2 * LAG + BLOCK, count)):
+            i, note = _place_of(t, listed, misses), _note(t, notes)
+            if _take(note, out + i * row_bytes, row_bytes):
+                store_u8(status + i, np.uint8(WARM))
+                if (t & (SAMPLE - 1)) == sampled:
+                    _report_use(ring, ring_mask, segment[ENTRY], (load_i64(note + _ROWS) - place[2]) // place[3])
+            else:
+                store_i32(misses + 4 * left, np.int32(i))
+                left += 1
+    return left
+
+
+@kernel
+def sweep_first(segment, place, ring, ring_mask, tick, notes):
+    """Look for all ids of a segment in their first sets; -> how many are left, listed in MISSES.
+
+    place: the region (probe.py). notes: the address of NOTE_BYTES bytes.
+    """
+    return _sweep(False, FIRST, segment[COUNT], segment, place, ring, ring_mask, tick, notes)
+
+
+@kernel
+def sweep_second(segment, count, place, ring, ring_mask, tick, notes):
+    """Look for the first `count` ids that MISSES lists in their second sets; -> how many are left, listed anew."""
+    return _sweep(True, SECOND, count, segment, place, ring, ring_mask, tick, notes)
