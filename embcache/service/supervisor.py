@@ -43,12 +43,14 @@ def serve(settings: Settings) -> int:
     Raises ConfigError for what cannot be bound or opened, and the owner's or a front's error when it cannot start.
     """
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
-    with contextlib.closing(Listening(settings.server)) as listening, _raised_signals():
+    with (
+        contextlib.suppress(_Stopped),
+        contextlib.closing(Listening(settings.server)) as listening,
+        _raised_signals(),
+    ):
         supervisor = Supervisor(settings, listening)
         try:
             supervisor.run()
-        except _Stopped:
-            logger.info("stopping")
         finally:
             supervisor.stop()
     return 0
@@ -85,8 +87,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop accepting, let fronts finish what is under way within the grace, then close the store."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it all at once
+        _hold_signals()
+        logger.info("stopping")
         deadline = time.monotonic() + self._settings.server.grace_s + _KILL_AFTER_S
         for front in self._fronts:
             front.stop()
@@ -117,7 +119,8 @@ class Supervisor:
         for front in self._fronts:
             front.check()
         if not self._announced and all(front.ready for front in self._fronts):
-            print(f"embcache is ready at {' and '.join(self._listening.urls)}", flush=True)
+            with contextlib.suppress(OSError):  # nobody may listen any more
+                print(f"embcache is ready at {' and '.join(self._listening.urls)}", flush=True)
             self._announced = True
 
     def _restart_owner(self, backoff: Backoff, lived_s: float) -> None:
@@ -150,6 +153,7 @@ def _raised_signals() -> Iterator[None]:
     """SIGTERM and SIGINT raise _Stopped inside the block, whatever it waits for."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        _hold_signals()
         raise _Stopped
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -158,3 +162,9 @@ def _raised_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hold_signals() -> None:
+    """While everything is stopped in order, another SIGTERM changes nothing, and another Ctrl-C ends it all at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

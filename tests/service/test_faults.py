@@ -182,6 +182,23 @@ def test_when_the_supervisor_is_killed_its_children_end_and_another_can_start(tm
         client.ready()
 
 
+def test_a_stop_while_it_starts_is_a_clean_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + TIERS)
+    process = start(tmp_path)
+    assert process.stdout is not None
+    with process.stdout:
+        starting = Running(process, tmp_path, "http://127.0.0.1:0")
+        while not (starting.child("owner") and starting.child("front")):
+            assert process.poll() is None
+        pids = [starting.child("owner"), starting.child("front")]
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BACK_WITHIN_S) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not (tmp_path / "front.sock").exists()
+    assert "Traceback" not in starting.log()
+
+
 def test_a_data_folder_in_use_is_told_so(tmp_path: Path, mortal: Running) -> None:
     (tmp_path / "config.toml").write_text(
         f'[server]\nport = 0\n[warm]\ncapacity = "8MiB"\n[cold]\npath = "{mortal.folder}/data"\n'
