@@ -1,7 +1,7 @@
 """Options of the RocksDB store, and what they become in rocksdict's terms. Opens nothing.
 
 What is fixed below was measured: 2 M rows of 256 B in page cache, 4,096 random ids a list get, RocksDB 9.8.4.
-docs/benchmarks.md has the figures.
+What each choice brought stands beside it.
 """
 
 from __future__ import annotations
