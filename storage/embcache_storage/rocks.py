@@ -1,6 +1,7 @@
 """RocksStore: the RowStore in RocksDB, through rocksdict in raw mode. The only reader and writer of its folder.
 
     column family "v7"        version 7: key = feature ID as 8 bytes big-endian, value = cell (cells.py)
+    column family "log"       updates, in the order in which they were accepted (rocks_log.py)
     column family "default"   "m:" + key: meta values; "n:" + version: rows after a bulk load, as decimal digits
     folder staging/           table files of bulk loads in progress; what a crash left there is removed at open
 
@@ -13,6 +14,8 @@ import logging
 import secrets
 import shutil
 from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,12 @@ from embcache_storage.rocks_bulk import RocksBulkLoad
 from embcache_storage.rocks_check import seal
 from embcache_storage.rocks_errors import engine_errors
 from embcache_storage.rocks_families import Families, family_name
+from embcache_storage.rocks_log import FAMILY as LOG_FAMILY
+from embcache_storage.rocks_log import RocksLog
 from embcache_storage.rocks_open import open_database
 from embcache_storage.rocks_options import RocksOptions
 from embcache_storage.rocks_read import Reader, keys_of, scan
-from embcache_storage.store import StoreClosed, U8Array, U64Array
+from embcache_storage.store import Change, StoreClosed, U8Array, U64Array
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +51,19 @@ class RocksStore:
         self._database, names, self._engine = open_database(self.path, self._options)
         self._staging = self.path / "staging"
         shutil.rmtree(self._staging, ignore_errors=True)
-        seal(self.path)
-        self._families = Families(self._database, names, self._engine, lambda: seal(self.path))
-        self._reader = Reader(self._options.read_threads)
         self._gate = Gate(lambda: StoreClosed(f"the store in {self.path} was closed"))
+        self.log = self._open_log(names)
+        seal(self.path)
+        versions = [name for name in names if name != LOG_FAMILY]
+        self._families = Families(self._database, versions, self._engine, lambda: seal(self.path))
+        self._reader = Reader(self._options.read_threads)
         self._counts = self._load_counts()
 
     def close(self) -> None:
         if self._gate.shut():
             self._reader.close()
             self._families.close()
+            self.log.close()
             self._settle()
             seal(self.path)  # nothing changes any more, and nobody else can have it open yet
             with engine_errors(f"cannot close the store in {self.path}"):
@@ -92,18 +100,23 @@ class RocksStore:
                 lambda files, rows: self._fill(version, files, rows),
             )
 
-    def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
-        with self._gate, self._families.use(version):
-            ids = np.require(ids, np.uint64, ["C", "A"])
-            cells = encode_cells(ids, np.require(rows, np.uint8, ["C", "A"]))
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+        versions = {change.version for change in changes}
+        with self._gate, ExitStack() as used:
+            for version in versions:
+                used.enter_context(self._families.use(version))
             batch = WriteBatch(raw_mode=True)
-            if version in self._counts:
+            for key, value in (meta or {}).items():
+                batch.put(b"m:" + key.encode(), value)
+            for version in versions & self._counts.keys():
                 batch.delete(_count_key(version))  # no longer exact
-            batch.set_default_column_family(self._database.get_column_family_handle(family_name(version)))
-            deque(map(batch.__setitem__, keys_of(ids), cells.view(f"V{cells.shape[1]}").ravel().tolist()), maxlen=0)
-            with engine_errors(f"cannot write {len(ids)} rows of version {version}"):
+            for change in changes:
+                batch.set_default_column_family(self._database.get_column_family_handle(family_name(change.version)))
+                _add(batch, change)
+            with engine_errors(f"cannot write {sum(len(change.ids) for change in changes)} rows"):
                 self._database.write(batch)
-            self._counts.pop(version, None)
+            for version in versions:
+                self._counts.pop(version, None)
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         with self._gate, self._families.use(version) as handle:
@@ -135,6 +148,14 @@ class RocksStore:
                 "write_buffers": self._engine.buffers.get_usage(),
                 "index_and_filters": self._families.total("rocksdb.estimate-table-readers-mem"),
             }
+
+    def _open_log(self, names: list[str]) -> RocksLog:
+        with engine_errors(f"cannot open the update log in {self.path}"):
+            if LOG_FAMILY in names:
+                family = self._database.get_column_family(LOG_FAMILY)
+            else:
+                family = self._database.create_column_family(LOG_FAMILY, self._engine.family)
+        return RocksLog(self._database, family, self._gate)
 
     def _fill(self, version: int, files: list[str], rows: int) -> None:
         """Create a version of table files, which hold that many rows."""
@@ -170,6 +191,16 @@ class RocksStore:
                 self._database.delete(_count_key(version))
                 del counts[version]
         return counts
+
+
+def _add(batch: Any, change: Change) -> None:
+    """Put a change into a batch whose column family is the change's."""
+    ids = np.require(change.ids, np.uint64, ["C", "A"])
+    if change.rows is None:
+        deque(map(batch.delete, keys_of(ids)), maxlen=0)
+        return
+    cells = encode_cells(ids, np.require(change.rows, np.uint8, ["C", "A"]))
+    deque(map(batch.put, keys_of(ids), cells.view(f"V{cells.shape[1]}").ravel().tolist()), maxlen=0)
 
 
 def _count_key(version: int) -> bytes:

@@ -6,7 +6,8 @@ This module imports no engine, so whoever builds against the seam needs none eit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -74,6 +75,15 @@ class VersionExists(StoreError):
     def __init__(self, version: int) -> None:
         super().__init__(f"version {version} exists already; version numbers are never used again")
         self.version = version
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Rows to put into a version, or to remove from it: ids u64[n], rows u8[n, row_bytes], or None to remove."""
+
+    version: int
+    ids: U64Array
+    rows: U8Array | None
 
 
 class BulkLoad(Protocol):
@@ -144,8 +154,12 @@ class RowStore(Protocol):
         """Begin to fill a version that does not exist yet; its `commit` creates it. VersionExists."""
         ...
 
-    def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
-        """Put rows u8[n, row_bytes] for ids u64[n], all or none; of repeated ids the last stays. Survives kill -9."""
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+        """Make changes, in order, and keep meta values beside them: all or none, also after kill -9 and power loss.
+
+        What is committed survives kill -9; power loss it survives once an append to the log of the same database, or
+        a `put_meta`, has returned after it.
+        """
         ...
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
@@ -157,7 +171,7 @@ class RowStore(Protocol):
         ...
 
     def count(self, version: int) -> int:
-        """How many rows there are: exact after a bulk load, an estimate once `write` has touched the version."""
+        """How many rows there are: exact after a bulk load, an estimate once `commit` has touched the version."""
         ...
 
     def disk_bytes(self, version: int) -> int:

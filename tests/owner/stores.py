@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from embcache_storage.rocks import RocksOptions, RocksStore
-from embcache_storage.store import BulkLoad, U8Array, U64Array
+from embcache_storage.store import BulkLoad, Change, U8Array, U64Array
 
 
 class WatchedStore:
@@ -90,8 +90,8 @@ class WatchedStore:
         self.before("bulk")
         return _WatchedLoad(self._store.bulk(version, row_bytes), self)
 
-    def write(self, version: int, ids: U64Array, rows: U8Array) -> None:
-        self._store.write(version, ids, rows)
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+        self._store.commit(changes, meta)
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         return self._store.scan(version, row_bytes, start, limit)

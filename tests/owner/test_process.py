@@ -23,6 +23,7 @@ from embcache.local import frames
 from embcache.local.link import Link
 from embcache.owner.process import OwnerProcess
 from embcache_storage.rocks import RocksStore
+from embcache_storage.store import Change
 from tests.owner.support import ITEM, WAIT, add, begin, catalogue, fill, read, rows_of, some_ids
 
 IDS = some_ids(5000)
@@ -157,7 +158,7 @@ def test_a_damaged_write_ahead_log_is_told(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store")
     store.create(1, 16)
     for n in range(100):
-        store.write(1, IDS[n : n + 1], OLD[n : n + 1])
+        store.commit([Change(1, IDS[n : n + 1], OLD[n : n + 1])])
     shutil.copytree(tmp_path / "store", tmp_path / "data" / "rocksdb")  # as a kill would leave it
     store.close()
     [log] = [log for log in (tmp_path / "data" / "rocksdb").glob("*.log") if log.stat().st_size]

@@ -16,6 +16,7 @@ from embcache_storage.rocks import RocksOptions, RocksStore
 from embcache_storage.store import (
     ABSENT,
     FOUND,
+    Change,
     RowStore,
     StoreClosed,
     StoreLocked,
@@ -111,7 +112,7 @@ def test_a_row_of_another_width_than_asked_for_is_damaged(store: RocksStore) -> 
 def test_versions_keep_their_rows_apart(store: RocksStore) -> None:
     store.create(1, 16)
     store.create(4_294_967_295, 16)
-    store.write(1, EDGE_IDS, rows_of(EDGE_IDS, 16))
+    store.commit([Change(1, EDGE_IDS, rows_of(EDGE_IDS, 16))])
     assert store.versions() == [1, 4_294_967_295]
     assert_holds(store, 1, EDGE_IDS, 16)
     assert not store.read(4_294_967_295, 16, EDGE_IDS)[1].any()
@@ -141,7 +142,7 @@ def test_a_dropped_version_is_gone(store: RocksStore) -> None:
     ids, rows = EDGE_IDS, rows_of(EDGE_IDS, 16)
     calls = (
         lambda: store.read(1, 16, ids),
-        lambda: store.write(1, ids, rows),
+        lambda: store.commit([Change(1, ids, rows)]),
         lambda: store.scan(1, 16, 0, 10),
         lambda: store.count(1),
         lambda: store.disk_bytes(1),
@@ -150,7 +151,7 @@ def test_a_dropped_version_is_gone(store: RocksStore) -> None:
     for call in calls:
         with pytest.raises(VersionGone, match="version 1 does not exist"):
             call()
-    store.write(2, ids, rows)
+    store.commit([Change(2, ids, rows)])
     assert_holds(store, 2, EDGE_IDS, 16)
     store = reopened(store)
     assert store.versions() == [2]
@@ -164,7 +165,7 @@ def test_a_drop_while_reads_run_harms_nobody(store: RocksStore) -> None:
         fill(store, version, ids, 64)
         with hammer(partial(assert_holds, store, version, ids, 64), VersionGone):
             store.drop(version)
-        store.write(0, EDGE_IDS, rows_of(EDGE_IDS, 64))
+        store.commit([Change(0, EDGE_IDS, rows_of(EDGE_IDS, 64))])
     assert_holds(store, 0, EDGE_IDS, 64)
 
 
@@ -174,10 +175,10 @@ def test_a_drop_while_writes_and_scans_run_leaves_the_others_writable(store: Roc
     store.create(0, 64)
     for version in range(1, 6):
         store.create(version, 64)
-        writes, scans = partial(store.write, version, ids, rows), partial(store.scan, version, 64, 0, 100)
+        writes, scans = partial(store.commit, [Change(version, ids, rows)]), partial(store.scan, version, 64, 0, 100)
         with hammer(writes, VersionGone), hammer(scans, VersionGone):
             store.drop(version)
-        store.write(0, ids, rows)
+        store.commit([Change(0, ids, rows)])
     store = reopened(store)
     assert store.versions() == [0]
     assert_holds(store, 0, ids, 64)
@@ -189,7 +190,7 @@ def test_a_drop_while_writes_and_scans_run_leaves_the_others_writable(store: Roc
 
 def test_written_rows_replace_older_ones(store: RocksStore) -> None:
     fill(store, 1, EDGE_IDS, 16)
-    store.write(1, EDGE_IDS[:2], rows_of(EDGE_IDS[:2], 16, salt=1))
+    store.commit([Change(1, EDGE_IDS[:2], rows_of(EDGE_IDS[:2], 16, salt=1))])
     rows, _ = store.read(1, 16, EDGE_IDS)
     np.testing.assert_array_equal(rows[:2], rows_of(EDGE_IDS[:2], 16, salt=1))
     np.testing.assert_array_equal(rows[2:], rows_of(EDGE_IDS[2:], 16))
@@ -197,7 +198,7 @@ def test_written_rows_replace_older_ones(store: RocksStore) -> None:
 
 def test_of_repeated_ids_in_a_write_the_last_stays(store: RocksStore) -> None:
     store.create(1, 1)
-    store.write(1, np.array([5, 5, 5], np.uint64), np.array([[1], [2], [3]], np.uint8))
+    store.commit([Change(1, np.array([5, 5, 5], np.uint64), np.array([[1], [2], [3]], np.uint8))])
     assert store.read(1, 1, np.array([5], np.uint64))[0].tolist() == [[3]]
 
 
@@ -205,7 +206,7 @@ def test_a_scan_pages_through_all_rows_in_order(store: RocksStore) -> None:
     ids = random_ids(3000)
     store.create(1, 24)
     order = np.random.default_rng(2).permutation(3000)
-    store.write(1, ids[order], rows_of(ids[order], 24))
+    store.commit([Change(1, ids[order], rows_of(ids[order], 24))])
     scanned, rows = scan_all(store, 1, 24)
     np.testing.assert_array_equal(scanned, ids)
     np.testing.assert_array_equal(rows, rows_of(ids, 24))
@@ -238,7 +239,7 @@ def test_counts_are_exact_after_a_bulk_load_and_a_restart(store: RocksStore) -> 
 def test_counts_follow_writes(store: RocksStore) -> None:
     fill(store, 1, EDGE_IDS, 16)
     ids = random_ids(4321)
-    store.write(1, ids, rows_of(ids, 16))
+    store.commit([Change(1, ids, rows_of(ids, 16))])
     assert store.count(1) == 4321 + len(EDGE_IDS)
     store = reopened(store)
     assert store.count(1) == 4321 + len(EDGE_IDS)
@@ -260,7 +261,7 @@ def test_memory_is_told_by_use(tmp_path: Path) -> None:
     ids = random_ids(3000)
     fill(store, 1, ids, 64)
     store.read(1, 64, ids)
-    store.write(1, ids, rows_of(ids, 64))
+    store.commit([Change(1, ids, rows_of(ids, 64))])
     memory = store.memory()
     assert memory["block_cache"] > 3000 * 64
     assert memory["write_buffers"] > 3000 * 64
@@ -312,7 +313,7 @@ def test_what_lies_in_the_database_is_what_the_module_says(tmp_path: Path, compr
     fill(store, 7, EDGE_IDS, 20)
     store.put_meta("catalogue", b"x")
     store.close()
-    assert sorted(Rdict.list_cf(str(tmp_path))) == ["default", "v7"]
+    assert sorted(Rdict.list_cf(str(tmp_path))) == ["default", "log", "v7"]
     plain = Rdict(str(tmp_path), Options(raw_mode=True))
     expected = {
         int(id_).to_bytes(8, "big"): xxhash.xxh64_digest(bytes(row), seed=int(id_))[::-1] + bytes(row)
@@ -338,3 +339,30 @@ def test_other_column_families_are_left_alone(tmp_path: Path) -> None:
     store = reopened(store)
     assert store.versions() == [1]
     store.close()
+
+
+def test_a_commit_puts_removes_and_notes_all_at_once(store: RocksStore) -> None:
+    ids = random_ids(100)
+    for version in (1, 2):
+        store.create(version, 16)
+    store.commit([Change(1, ids, rows_of(ids, 16)), Change(2, ids, rows_of(ids, 16, salt=1))], {"cursor": b"1"})
+    store.commit([Change(1, ids[:50], None), Change(2, ids[50:], None), Change(2, ids[60:61], rows_of(ids[60:61], 16))])
+    store.commit([], {"cursor": b"2", "other": b""})
+    for again in (False, True):
+        store = reopened(store) if again else store
+        assert (store.read(1, 16, ids)[1] == np.where(np.arange(100) < 50, ABSENT, FOUND)).all()
+        rows, state = store.read(2, 16, ids)
+        np.testing.assert_array_equal(rows[:50], rows_of(ids[:50], 16, salt=1))
+        assert np.flatnonzero(state[50:] == FOUND).tolist() == [10]
+        np.testing.assert_array_equal(rows[60], rows_of(ids[60:61], 16)[0])
+        assert (store.get_meta("cursor"), store.get_meta("other")) == (b"2", b"")
+
+
+def test_a_commit_to_a_version_that_is_gone_changes_nothing(store: RocksStore) -> None:
+    ids = random_ids(10)
+    store.create(1, 16)
+    store.put_meta("cursor", b"1")
+    with pytest.raises(VersionGone):
+        store.commit([Change(1, ids, rows_of(ids, 16)), Change(2, ids, rows_of(ids, 16))], {"cursor": b"2"})
+    assert (store.read(1, 16, ids)[1] == ABSENT).all()
+    assert store.get_meta("cursor") == b"1"

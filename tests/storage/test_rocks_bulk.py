@@ -142,10 +142,11 @@ def test_loads_go_on_beside_each_other(store: RocksStore) -> None:
 KILLED_IN_A_LOAD = """
 import numpy as np
 from embcache_storage.rocks import RocksOptions, RocksStore
+from embcache_storage.store import Change
 from tests.storage.support import EDGE_IDS, fill, random_ids, rows_of
 store = RocksStore(path, RocksOptions(sst_bytes=64 << 10))
 fill(store, 1, EDGE_IDS, 64)
-store.write(1, EDGE_IDS[:3], rows_of(EDGE_IDS[:3], 64))
+store.commit([Change(1, EDGE_IDS[:3], rows_of(EDGE_IDS[:3], 64))])
 load = store.bulk(2, 64)
 ids = random_ids(20_000)
 for start in range(0, len(ids), 1000):
@@ -187,7 +188,7 @@ import time
 import numpy as np
 from pathlib import Path
 from embcache_storage.rocks import RocksOptions, RocksStore
-from embcache_storage.store import StoreFull
+from embcache_storage.store import Change, StoreFull
 from tests.storage.support import assert_holds, fill, random_ids, rows_of
 # RocksDB writes again once there is room for all that it may keep in memory, so let that be little.
 store = RocksStore(Path(sys.argv[1]), RocksOptions(write_buffer=1 << 20))
@@ -210,7 +211,7 @@ with ballast.open("wb", 0) as file:
     except OSError:
         pass
 for call in (
-    lambda: store.write(2, ids, rows_of(ids, 256, salt=1)),
+    lambda: store.commit([Change(2, ids, rows_of(ids, 256, salt=1))]),
     lambda: store.put_meta("catalogue", bytes(100_000)),
     lambda: store.create(3, 256),
 ):
@@ -225,7 +226,7 @@ ballast.unlink()
 began = time.monotonic()
 while True:
     try:
-        store.write(2, ids, rows_of(ids, 256))
+        store.commit([Change(2, ids, rows_of(ids, 256))])
         break
     except StoreFull:
         assert time.monotonic() - began < 30, "the store does not notice that there is room again"

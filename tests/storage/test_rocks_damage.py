@@ -204,12 +204,13 @@ def test_no_flipped_bit_of_the_manifest_is_taken_for_an_older_state(tmp_path: Pa
 KILLED_AFTER_WRITES = """
 import numpy as np
 from embcache_storage.rocks import RocksStore
+from embcache_storage.store import Change
 from tests.storage.support import rows_of
 store = RocksStore(path)
 store.create(1, 3000)
 for id_ in range(60):
     ids = np.array([id_], np.uint64)
-    store.write(1, ids, rows_of(ids, 3000))
+    store.commit([Change(1, ids, rows_of(ids, 3000))])
 store.put_meta("catalogue", b"known")
 print("written", flush=True)
 input()

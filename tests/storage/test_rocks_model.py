@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from embcache_storage.rocks import RocksOptions, RocksStore
-from embcache_storage.store import FOUND
+from embcache_storage.store import FOUND, Change
 from tests.storage.support import EDGE_IDS
 
 ROW_BYTES = 12
@@ -57,7 +57,7 @@ class Model(RuleBasedStateMachine):
     def write(self, data: st.DataObject, content: dict[int, bytes]) -> None:
         version = data.draw(st.sampled_from(sorted(self.held)))
         ids = np.array(list(content), np.uint64)
-        self.store.write(version, ids, _rows(ids, content))
+        self.store.commit([Change(version, ids, _rows(ids, content))])
         self.held[version] |= content
 
     @precondition(lambda self: self.held)
