@@ -102,9 +102,13 @@ class HostTable:
 
     def insert(self, ids: Ids, rows: Rows) -> None:
         """Put encoded rows u8 [n, row_bytes] in; they replace older selves, and push out rows that are not in use."""
-        if rows.shape != (ids.size, self.row_bytes) or not rows.flags.c_contiguous:
-            raise ValueError(f"rows must be u8 [{ids.size}, {self.row_bytes}], C-contiguous; these are {rows.shape}")
+        self._check_rows(ids, rows)
         writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._hand, self._counters)
+
+    def replace(self, ids: Ids, rows: Rows) -> None:
+        """Write encoded rows u8 [n, row_bytes] over those that are here. Ids that are not stay out, unmarked."""
+        self._check_rows(ids, rows)
+        writer.replace_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._counters)
 
     def delete(self, ids: Ids) -> None:
         """Take rows out of memory; ids that are not there are passed over."""
@@ -122,6 +126,10 @@ class HostTable:
         """Put in the rows of some sets of an older region of the same table, with their use."""
         end = min(first_set + sets, old.region.sets)
         writer.move_sets(old._place, self._place, first_set, end, old._use, self._use, self._hand, self._counters)
+
+    def _check_rows(self, ids: Ids, rows: Rows) -> None:
+        if rows.shape != (ids.size, self.row_bytes) or not rows.flags.c_contiguous:
+            raise ValueError(f"rows must be u8 [{ids.size}, {self.row_bytes}], C-contiguous; these are {rows.shape}")
 
     def stats(self) -> TableStats:
         counters = self._counters

@@ -302,6 +302,20 @@ def insert_rows(region, ids, rows, row_stride, use, hand, counters):
 
 
 @kernel
+def replace_rows(region, ids, rows, row_stride, use, counters):
+    """Write rows over their older selves, and take absent marks away; ids that have neither are passed over."""
+    for i in range(ids.shape[0]):
+        if i + AHEAD < ids.shape[0]:
+            prefetch(_head(region, set_of(hash_id(ids[i + AHEAD]), FIRST, region[1])))
+        if _unmark(region, ids[i]):
+            counters[UNMARKED] += 1
+        index, way = _locate(region, ids[i])
+        if way < WAYS:
+            _put(region, index, way, ids[i], rows + i * row_stride, use, use[index * WAYS + way])
+            counters[REPLACED] += 1
+
+
+@kernel
 def delete_rows(region, ids, use, counters):
     """Take rows out; ids u64 [n] that are not there are passed over."""
     for i in range(ids.shape[0]):

@@ -61,6 +61,23 @@ def test_a_row_put_in_again_takes_the_place_of_the_older_one() -> None:
     held.table.check()
 
 
+def test_a_row_is_replaced_where_it_is_and_none_comes_in() -> None:
+    tables = HostTables(Arena.create(1 << 22))
+    ids = random_ids(300)
+    there, marked, unknown = ids[:100], ids[100:200], ids[200:]
+    held = tables.add(1, 32, region_bytes(32, ids.size))
+    held.table.insert(there, rows_of(there, 32))
+    held.table.mark_absent(marked)
+    held.table.replace(ids, rows_of(ids, 32, salt=5))
+    assert len(held.table) == there.size
+    found, status, left = Reader(tables.arena).lookup(held, ids)
+    np.testing.assert_array_equal(found[:100], rows_of(there, 32, salt=5))
+    assert (status[:100] == WARM).all()
+    np.testing.assert_array_equal(ids[left], np.concatenate([marked, unknown]))  # no mark says that they are absent
+    assert held.table.stats().replaced == there.size
+    held.table.check()
+
+
 def test_what_is_put_into_a_full_table_is_stored_or_counted_as_pushed_out() -> None:
     tables = HostTables(Arena.create(1 << 22))
     held = tables.add(1, 64, 1 << 18)
