@@ -62,6 +62,14 @@ class Server(Section):
     grace_s: Annotated[float, Field(ge=0)] = 10.0
 
 
+class Updates(Section):
+    """[updates]: what trainers push."""
+
+    waiting_bytes: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
+    log_bytes: Annotated[Size, Field(ge=1 << 20)] = 1 << 30
+    log_age_s: Annotated[float, Field(gt=0)] = 86400.0
+
+
 class Owner(Section):
     """[owner]: the process that holds the cold tier and writes the warm one."""
 
@@ -113,6 +121,7 @@ class Settings(Section):
     """Everything that can be set, checked. Paths are absolute once loaded; sizes are bytes."""
 
     server: Server = Server()
+    updates: Updates = Updates()
     owner: Owner = Owner()
     hot: Hot = Hot()
     warm: Warm = Warm()
@@ -168,7 +177,14 @@ class Settings(Section):
         return self.model_copy(update={"server": server, "cold": cold})
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {"server": Server, "owner": Owner, "hot": Hot, "warm": Warm, "cold": Cold}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "server": Server,
+    "updates": Updates,
+    "owner": Owner,
+    "hot": Hot,
+    "warm": Warm,
+    "cold": Cold,
+}
 _LISTS: dict[str, type[BaseModel]] = {"table": TableSpec, "token": Token}
 
 

@@ -10,7 +10,9 @@ EmbcacheError
 ├── UnknownTable           404  unknown_table
 ├── MissingRows            404  missing_rows
 ├── Conflict               409  conflict
-│   └── HistoryChanged     409  history_changed
+│   ├── HistoryChanged     409  history_changed
+│   ├── Fenced             409  fenced
+│   └── SequenceGap        409  sequence_gap
 ├── TooLarge               413  too_large
 ├── UnsupportedMediaType   415  unsupported_media_type
 ├── RateLimited            429  rate_limited
@@ -116,6 +118,18 @@ class HistoryChanged(Conflict):
     """The caller's position belongs to another history than the service's."""
 
     code = "history_changed"
+
+
+class Fenced(Conflict):
+    """Another process has opened the producer since: this one is shut out."""
+
+    code = "fenced"
+
+
+class SequenceGap(Conflict):
+    """A batch came whose predecessor is missing; `detail["expected"]` is the batch number that is."""
+
+    code = "sequence_gap"
 
 
 class TooLarge(EmbcacheError):

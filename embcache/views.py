@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.defaults import default_row_of
 from embcache.errors import UnknownTable
-from embcache.host.convert import encode_rows
 from embcache.host.memory import address_of
-from embcache.spec import Constant, TableSpec, Uniform
+from embcache.spec import TableSpec, Uniform
 from embcache.validation import nearest
 
 
@@ -52,16 +52,6 @@ class Views:
             raise UnknownTable(f"table {table!r} has no version {version[:64]!r}", {"table": table, "version": version})
         hint = f"; the nearest name is {nearest(table, self.live)}" if self.live else "; there are no tables yet"
         raise UnknownTable(f"there is no table {table[:64]!r}{hint}", {"table": table})
-
-
-def default_row_of(spec: TableSpec) -> NDArray[np.uint8]:
-    """The encoded default row of a table, u8 [row_bytes]; zeros where each id has a row of its own."""
-    row = np.zeros((1, spec.dim), np.float32)
-    if isinstance(spec.default, Constant):
-        row[0] = spec.default.constant
-    encoded, _ = encode_rows(row, spec.dtype_code)
-    row_of_all: NDArray[np.uint8] = encoded[0]
-    return row_of_all
 
 
 def _view(spec: TableSpec, version: Mapping[str, Any]) -> TableView:

@@ -190,6 +190,15 @@ def decode_all(dtype, rows, row_bytes, out):
 
 
 @kernel
+def add_rows(sums, places, deltas):
+    """Add deltas f32 [n, dim] to sums f32 [m, dim] at places int64 [n], one after the other, in f32."""
+    for i in range(places.shape[0]):
+        row = sums[places[i]]
+        for j in range(row.shape[0]):
+            row[j] = np.float32(row[j] + deltas[i, j])
+
+
+@kernel
 def convert_rows(stored, wire, dim, rows, count, out, scale, bias):
     """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases."""
     row_bytes = 8 + dim if stored == Q8 else 4 * dim if stored == F32 else 2 * dim

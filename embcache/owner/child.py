@@ -70,7 +70,7 @@ async def _open(settings: Settings, arena: Arena) -> Owner:
     warming = loop.run_in_executor(None, warm_writer)
     store = await loop.run_in_executor(None, open_store, settings.cold)
     await warming
-    owner = Owner(store, arena, settings.cold.path, settings.owner.import_idle_s, huge_pages=settings.warm.huge_pages)
+    owner = Owner(store, arena, settings)
     try:
         await owner.start(settings.table)
     except BaseException:

@@ -33,6 +33,7 @@ class Batch:
         self.rows: Rows = np.empty((0, row_bytes), np.uint8)
         self.state: Rows = np.empty(0, np.uint8)
         self.error: Exception | None = None
+        self.overtaken: NDArray[np.bool_] | None = None
         self._sorted: tuple[Ids, Places] | None = None
         # One byte for each value of the ids' low bits: tells most strangers apart without a search.
         self._low = np.uint64((1 << (8 * len(ids)).bit_length()) - 1)
@@ -49,6 +50,14 @@ class Batch:
         at[at == len(own)] = 0
         same = own[at] == ids[near]
         return near[same], order[at[same]]
+
+    def overtake(self, ids: Ids) -> None:
+        """Ids u64 [m] were updated while the read was under way: what it brings for them may be older."""
+        _, own = self.find(ids)
+        if own.size:
+            if self.overtaken is None:
+                self.overtaken = np.zeros(len(self.ids), np.bool_)
+            self.overtaken[np.isin(self.ids, self.ids[own])] = True  # repeats too
 
     def sorted(self) -> tuple[Ids, Places]:
         """The ids ascending, and where each stands in `ids`. May be called from any thread."""

@@ -1,7 +1,8 @@
 """The arena's regions: one for each version, made, resized and removed as tables come and go. Runs on the loop.
 
 A region is resized in the background, a slice of its sets in each step of the loop. Meanwhile readers use the old
-region and nothing is put into either, so `region` says that there is none: rows read then are answered, not promoted.
+region and nothing new is put into either, so `region` says that there is none: rows read then are answered, not
+promoted. Updates replace rows in both.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Memory:
         self._wants: dict[int, int] = {}
         self._at_entry: dict[int, int] = {}
         self._moving: int | None = None
+        self._moving_to: HostTable | None = None
         self._changed = asyncio.Event()
 
     def fill(self, versions: dict[int, tuple[int, int]]) -> None:
@@ -72,6 +74,20 @@ class Memory:
         """Where rows of the version may be put now; None while it is moved, or once it is removed."""
         held = self.tables.get(version)
         return None if held is None or version == self._moving else held.table
+
+    def replace(self, version: int, ids: NDArray[np.uint64], rows: NDArray[np.uint8] | None) -> None:
+        """Bring the rows that a version has in the arena up to date: rows u8 [n, row_bytes], None for removed ones.
+
+        While a region is moved its rows stand in the old one, which is read, and the moved ones in the new one too.
+        """
+        held = self.tables.get(version)
+        if held is None:
+            return
+        for table in (held.table, self._moving_to if version == self._moving else None):
+            if table is not None and rows is None:
+                table.delete(ids)
+            elif table is not None and rows is not None:
+                table.replace(ids, rows)
 
     def count_use(self, entries: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
         """Note the slots [n] that a reader hit, each in the region of its directory entry [n]; trust neither."""
@@ -117,6 +133,7 @@ class Memory:
         self._moving = version
         try:
             with self.tables.resizing(version, size) as (old, new):
+                self._moving_to = new
                 sets = max(1, old.region.sets * SLICE_BYTES // old.region.size)
                 for first in range(0, old.region.sets, sets):
                     new.take_over(old, first, sets)
@@ -126,7 +143,7 @@ class Memory:
         except _Removed:
             self._unmake(version)
         finally:
-            self._moving = None
+            self._moving = self._moving_to = None
 
     def _make(self, version: int, row_bytes: int, size: int) -> None:
         try:

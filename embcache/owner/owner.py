@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 
+from embcache.config import Settings
 from embcache.host.arena import Arena
 from embcache.host.ring import new_ring
 from embcache.local import frames
+from embcache.owner.applier import Tiers
 from embcache.owner.imports import Imports
+from embcache.owner.intake import Intake
 from embcache.owner.memory import Memory
 from embcache.owner.operations import Operations
 from embcache.owner.parts import Parts
@@ -27,24 +30,27 @@ from embcache_storage.store import RowStore
 class Owner:
     """The one writer of a data folder: its store, its arena and its socket."""
 
-    def __init__(self, store: RowStore, arena: Arena, folder: Path, import_idle_s: float, *, huge_pages: bool) -> None:
+    def __init__(self, store: RowStore, arena: Arena, settings: Settings) -> None:
         """Takes over an open store and a writable arena that no version is in."""
         self._arena = arena
         threads = StoreThreads()
-        memory = Memory(arena, huge_pages=huge_pages)
-        tables = Tables(store, threads, memory, arena.publish_generation)
+        memory = Memory(arena, huge_pages=settings.warm.huge_pages)
+        tables = Tables(store, threads, memory, arena.publish_generation, self._quiet)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
-        imports = Imports(store, threads, tables, import_idle_s)
-        self.parts = Parts(store, threads, memory, tables, reads, imports)
+        tiers = Tiers(tables.find, memory.replace, reads.overtaken, arena.publish_position)
+        intake = Intake(store, threads, tiers, settings.updates)
+        imports = Imports(store, threads, tables, settings.owner.import_idle_s)
+        self.parts = Parts(store, threads, memory, tables, reads, imports, intake)
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
-        self.server = Server(folder, Operations(self.parts, stats), self._greet)
+        self.server = Server(settings.cold.path, Operations(self.parts, stats), self._greet)
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self, declared: Iterable[TableSpec]) -> None:
         """Take up the tables, create the declared ones, and listen."""
         parts = self.parts
         await parts.tables.open(declared)
+        await parts.intake.start()
         watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch())
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
@@ -58,10 +64,14 @@ class Owner:
             await asyncio.wait(self._watches)
         parts = self.parts
         await parts.imports.abort_all()
+        await parts.intake.stop()
         await parts.reads.drain()
         self._arena.kill()  # while the store is still ours: another owner's rows may be newer
         parts.threads.close()
         parts.store.close()
+
+    def _quiet(self) -> AbstractAsyncContextManager[None]:
+        return self.parts.intake.quiet()
 
     def _greet(self) -> Greeting:
         fds = [self._arena.readonly_fd()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embcache.owner.imports import Imports
+from embcache.owner.intake import Intake
 from embcache.owner.memory import Memory
 from embcache.owner.reads import Reads
 from embcache.owner.tables import Tables
@@ -22,3 +23,4 @@ class Parts:
     tables: Tables
     reads: Reads
     imports: Imports
+    intake: Intake

@@ -9,6 +9,9 @@ in other threads.
    object it was when the read began; puts the rows in and marks what is absent; ends the flight; wakes who waits. So
    whoever asks later finds the rows in the arena, and the late read of a dropped version touches nothing: the region
    cannot go between the look and the writing.
+4. An update is in the store before one step of the loop replaces its rows in the arena and marks the reads under way
+   that hold its ids as overtaken there: what they bring may be older, so it is answered to those who asked before, and
+   neither put in nor marked absent. Reads that begin later find the new row.
 Invariant: a row in the arena, or an absent mark, was in the store while its version's region was this one. Rows that
 fail their checksum are neither: they stay unknown and every request for them hears `damaged`.
 """
@@ -118,6 +121,11 @@ class Reads:
         finally:
             self._pending_bytes -= nbytes
             self._pending_reads -= 1
+
+    def overtaken(self, version: int, ids: Ids) -> None:
+        """Rows of ids u64 [n] were written to the store: what reads under way bring for them, nobody may keep."""
+        for batch in self._flying.get(version, ()):
+            batch.overtake(ids)
 
     async def drain(self) -> None:
         """Waits for all reads under way, whose rows somebody may still get."""
@@ -243,15 +251,16 @@ def _read_each(store: RowStore, job: Sequence[Batch]) -> None:
 
 
 def _promote(region: Region, batch: Batch) -> None:
-    found = batch.state == FOUND
+    found, absent = batch.state == FOUND, batch.state == ABSENT
+    if batch.overtaken is not None:
+        found, absent = found & ~batch.overtaken, absent & ~batch.overtaken
     if found.all():
         region.insert(batch.ids, batch.rows)
         return
     if found.any():
         region.insert(batch.ids[found], batch.rows[found])
-    absent = batch.ids[batch.state == ABSENT]
-    if absent.size:
-        region.mark_absent(absent)
+    if absent.any():
+        region.mark_absent(batch.ids[absent])
 
 
 def _jobs(new: Sequence[_Flight]) -> Iterator[list[_Flight]]:

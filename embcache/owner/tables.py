@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,15 @@ class NewVersion:
 class Tables:
     """All tables of an owner."""
 
-    def __init__(self, store: RowStore, threads: StoreThreads, memory: Memory, publish: Callable[[int], None]) -> None:
-        """Empty until `open`. `publish` tells readers the generation."""
+    def __init__(
+        self,
+        store: RowStore,
+        threads: StoreThreads,
+        memory: Memory,
+        publish: Callable[[int], None],
+        quiet: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        """Empty until `open`. `publish` tells readers the generation; no update is under way within `quiet()`."""
         self._store = store
         self._threads = threads
         self._memory = memory
@@ -52,6 +60,7 @@ class Tables:
         self._rows: dict[int, int] = {}
         self._known: dict[int, Table] = {}
         self._uncertain = False
+        self._quiet = quiet
         self._change = asyncio.Lock()
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -69,6 +78,13 @@ class Tables:
     def find(self, number: int) -> Table | None:
         """The table of a version that the catalogue names."""
         return self._known.get(number)
+
+    def named(self, name: str) -> Table:
+        """A table by its name. UnknownTable when there is none."""
+        table = self._catalogue.tables.get(name)
+        if table is None:
+            raise _unknown(name)
+        return table
 
     def versions(self) -> list[tuple[Table, Version]]:
         """Every version with its table."""
@@ -148,7 +164,7 @@ class Tables:
 
     async def create(self, spec: TableSpec) -> bool:
         """Create an empty table -> whether it is new; the same spec again does nothing, another is a Conflict."""
-        async with self._change:
+        async with self._change, self._quiet():
             table = self._catalogue.tables.get(spec.name)
             if table is not None:
                 _same_spec(spec, table)
@@ -160,7 +176,7 @@ class Tables:
 
     async def drop(self, name: str) -> None:
         """Remove a table and its rows. UnknownTable when there is none."""
-        async with self._change:
+        async with self._change, self._quiet():
             table = self._catalogue.tables.get(name)
             if table is None:
                 raise _unknown(name)
@@ -186,7 +202,7 @@ class Tables:
 
         UnknownTable or Conflict when the table it was meant for is not there any more; the version is dropped then.
         """
-        async with self._change:
+        async with self._change, self._quiet():
             name, number = new.spec.name, new.version.number
             before = self._catalogue.tables.get(name)
             try:

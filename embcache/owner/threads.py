@@ -1,6 +1,7 @@
 """Where store calls run: threads, so that the loop never waits for a disk; and what a store's errors become.
 
-Reads have threads of their own, changes of the catalogue have one: neither waits behind an import or a scan.
+Reads have threads of their own, changes of the catalogue, the update log and applying have one each: none of them waits
+behind an import or a scan.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ T = TypeVar("T")
 
 
 class StoreThreads:
-    """Three pools of threads, and one way to call the store in each."""
+    """Pools of threads, and one way to call the store in each."""
 
     def __init__(self) -> None:
         self._reads = ThreadPoolExecutor(READ_THREADS, "embcache-read")
         self._bulk = ThreadPoolExecutor(_BULK_THREADS, "embcache-bulk")
         self._changes = ThreadPoolExecutor(1, "embcache-change")
+        self._log = ThreadPoolExecutor(1, "embcache-log")
+        self._apply = ThreadPoolExecutor(1, "embcache-apply")
 
     async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a lookup's read of the store."""
@@ -44,9 +47,17 @@ class StoreThreads:
         """Runs a change of the catalogue or of the versions that it names; one at a time."""
         return await _run(self._changes, lambda: call(*args, **kwargs))
 
+    async def append(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call of the update log; one at a time."""
+        return await _run(self._log, lambda: call(*args, **kwargs))
+
+    async def apply(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs the store's part of applying updates; one piece at a time."""
+        return await _run(self._apply, lambda: call(*args, **kwargs))
+
     def close(self) -> None:
         """Waits for what runs."""
-        for pool in (self._reads, self._bulk, self._changes):
+        for pool in (self._reads, self._bulk, self._changes, self._log, self._apply):
             pool.shutdown(wait=True)
 
 

@@ -10,6 +10,7 @@ rocksdict holds the GIL while it writes, ingests and drops; it releases it in li
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import shutil
@@ -135,6 +136,12 @@ class RocksStore:
         with self._gate, engine_errors(f"cannot read the meta value {key!r}"):
             value: bytes | None = self._database.get(b"m:" + key.encode())
             return value
+
+    def metas(self, prefix: str) -> dict[str, bytes]:
+        begin = b"m:" + prefix.encode()
+        with self._gate, engine_errors(f"cannot read the meta values {prefix!r}"):
+            items = itertools.takewhile(lambda item: item[0].startswith(begin), self._database.items(from_key=begin))
+            return {key[2:].decode(): value for key, value in items}
 
     def put_meta(self, key: str, value: bytes) -> None:
         with self._gate, engine_errors(f"cannot keep the meta value {key!r}"):

@@ -14,6 +14,8 @@ from typing import Final, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from embcache_storage.log import UpdateLog
+
 U64Array = npt.NDArray[np.uint64]
 U8Array = npt.NDArray[np.uint8]
 
@@ -127,6 +129,11 @@ class RowStore(Protocol):
     VersionGone when there is none.
     """
 
+    @property
+    def log(self) -> UpdateLog:
+        """The update log in the same database: `commit` and `put_meta` are in one order with its entries."""
+        ...
+
     def close(self) -> None:
         """Wait for calls in progress, then let go of the files. A second call does nothing."""
         ...
@@ -180,6 +187,10 @@ class RowStore(Protocol):
 
     def get_meta(self, key: str) -> bytes | None:
         """The value last put under `key`, or None. Versions and meta values do not share a name space."""
+        ...
+
+    def metas(self, prefix: str) -> dict[str, bytes]:
+        """All meta values whose key begins with `prefix`."""
         ...
 
     def put_meta(self, key: str, value: bytes) -> None:

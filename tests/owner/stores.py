@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from embcache_storage.log import UpdateLog
 from embcache_storage.rocks import RocksOptions, RocksStore
 from embcache_storage.store import BulkLoad, Change, U8Array, U64Array
 
@@ -104,6 +105,13 @@ class WatchedStore:
 
     def get_meta(self, key: str) -> bytes | None:
         return self._store.get_meta(key)
+
+    @property
+    def log(self) -> UpdateLog:
+        return self._store.log
+
+    def metas(self, prefix: str) -> dict[str, bytes]:
+        return self._store.metas(prefix)
 
     def memory(self) -> dict[str, int]:
         return self._store.memory()

@@ -14,6 +14,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from embcache.config import Cold, Settings
+from embcache.config import Owner as OwnerSection
 from embcache.host.arena import Arena
 from embcache.local.link import Link, Reply
 from embcache.owner.owner import Owner
@@ -40,7 +42,7 @@ class OwnerThread:
         self.arena = Arena.create(CAPACITY)
         self._declared = declared
         self._store = store
-        self._import_idle_s = import_idle_s
+        self._settings = Settings(cold=Cold(path=folder), owner=OwnerSection(import_idle_s=import_idle_s))
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._links: list[Link] = []
@@ -49,7 +51,7 @@ class OwnerThread:
         self._thread.start()
 
         async def start() -> Owner:
-            owner = Owner(self._store, self.arena, self.folder, self._import_idle_s, huge_pages=True)
+            owner = Owner(self._store, self.arena, self._settings)
             await owner.start(self._declared)
             return owner
 

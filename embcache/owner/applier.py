@@ -1,0 +1,258 @@
+"""The applier: turns durable batches into rows, in log order, in the store and then in the arena.
+
+Work goes in pieces of a few thousand rows, since rocksdict holds the GIL while it writes; small batches share one. A
+piece's rows, the cursor behind it and the producers' state are one commit of the store: after any crash the log is
+taken up exactly where the rows stand, in the middle of a batch if need be, and so `add` counts once.
+
+Order of a piece: rows committed to the store; then, in one step of the loop, rows replaced in the arena and reads under
+way told that they were overtaken (reads.py); after the last piece of a batch, its position published.
+Invariant: what a lookup finds is at least as new as the position published before it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.defaults import default_values
+from embcache.host.convert import decode_rows, encode_rows
+from embcache.host.rows import add_rows
+from embcache.owner.catalogue import Table
+from embcache.owner.committer import Accepted
+from embcache.owner.flight import Ids, Rows
+from embcache.owner.producers import META
+from embcache.owner.threads import StoreThreads, log
+from embcache.owner.updates import ADD, ASSIGN, DELETE
+from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore
+
+CURSOR = "applied"  # the key of the cursor among the store's meta values
+PIECE_ROWS = 2048
+_RETRY_S = 0.5  # between tries to write what the disk has no room for
+_LARGEST = np.float32(3.4028235e38)
+
+
+class Cursor(NamedTuple):
+    """How far the log is applied: all entries up to `position`, and of the next one this many changes and rows."""
+
+    position: int = 0
+    changes: int = 0
+    rows: int = 0
+
+    def to_bytes(self) -> bytes:
+        packed: bytes = msgpack.packb(tuple(self))
+        return packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes | None) -> Cursor:
+        return cls() if data is None else cls(*msgpack.unpackb(data))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a piece does to one version: one op on ids u64 [n], rows in forms of their own, in order."""
+
+    table: Table
+    version: int
+    op: str
+    ids: list[Ids] = field(default_factory=list)
+    rows: list[tuple[int, Rows]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    work: Mapping[int, _Work]
+    cursor: Cursor
+    done: Sequence[Accepted]  # batches that end in it
+
+
+class _Written(NamedTuple):
+    """What a version's rows are now: ids, and encoded rows, or None where they were removed."""
+
+    version: int
+    ids: Ids
+    rows: Rows | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Whom the applier tells: `replace(version, ids, rows)` for the arena, `overtaken(version, ids)` for reads under
+    way, `publish(position)` for all readers. `find(version)` is None for one that is gone.
+    """
+
+    find: Callable[[int], Table | None]
+    replace: Callable[[int, Ids, Rows | None], None]
+    overtaken: Callable[[int, Ids], None]
+    publish: Callable[[int], None]
+
+
+class Applier:
+    """Applies what the committer hands on. Every method runs on the loop."""
+
+    def __init__(self, store: RowStore, threads: StoreThreads, tiers: Tiers, cursor: Cursor) -> None:
+        self._store = store
+        self._threads = threads
+        self._tiers = tiers
+        self._cursor = cursor
+        self._queue: deque[Accepted] = deque()
+        self._arrived = asyncio.Event()
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.waiting_bytes = 0
+        self.rows_applied = 0
+        self.rows_damaged = 0
+        self.values_saturated = 0
+
+    @property
+    def applied(self) -> int:
+        """The position up to which every lookup that starts now sees everything."""
+        return self._cursor.position
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest batch came that is not applied, in seconds since 1970; None where all are."""
+        return self._queue[0].producer.heard if self._queue else None
+
+    def hand_on(self, batches: Sequence[Accepted]) -> None:
+        """Take durable batches, in order."""
+        self._queue.extend(batches)
+        self.waiting_bytes += sum(accepted.batch.nbytes for accepted in batches)
+        self._arrived.set()
+
+    async def wait(self, position: int) -> None:
+        """Until a position is applied."""
+        if position > self.applied:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((position, waiter))
+            await waiter
+
+    async def run(self) -> None:
+        """Applies batches for as long as it runs. A store that cannot write is tried again, for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._apply(self._next())
+
+    def _next(self) -> _Piece:
+        """The next piece: changes from the cursor on, up to PIECE_ROWS rows, one op for each version."""
+        work: dict[int, _Work] = {}
+        done: list[Accepted] = []
+        cursor, room = self._cursor, PIECE_ROWS
+        for accepted in self._queue:
+            for index, change in enumerate(accepted.batch.changes[cursor.changes :], cursor.changes):
+                table = self._tiers.find(change.version)
+                if table is not None:
+                    if change.version in work and work[change.version].op != change.op:
+                        return _Piece(work, cursor, done)
+                    part = slice(cursor.rows, cursor.rows + room)
+                    at = work.setdefault(change.version, _Work(table, change.version, change.op))
+                    at.ids.append(change.ids[part])
+                    at.rows.append((change.dtype, change.rows[part]))
+                    room -= len(at.ids[-1])
+                    if cursor.rows + len(at.ids[-1]) < len(change.ids):
+                        return _Piece(work, Cursor(cursor.position, index, part.stop), done)
+                cursor = Cursor(cursor.position, index + 1, 0)
+            cursor = Cursor(accepted.position, 0, 0)
+            done.append(accepted)
+            if room <= 0:
+                break
+        return _Piece(work, cursor, done)
+
+    async def _apply(self, piece: _Piece) -> None:
+        meta = {CURSOR: piece.cursor.to_bytes()}
+        for accepted in piece.done:
+            meta[META + accepted.batch.producer] = accepted.producer.to_bytes()
+        while True:
+            try:
+                written, outcome = await self._threads.apply(_write, self._store, list(piece.work.values()), meta)
+                break
+            except Exception:
+                log.exception("updates cannot be applied; trying again")
+                await asyncio.sleep(_RETRY_S)
+        for version, ids, rows in written:
+            self._tiers.replace(version, ids, rows)
+            self._tiers.overtaken(version, ids)
+        self._cursor = piece.cursor
+        for accepted in piece.done:
+            self.waiting_bytes -= accepted.batch.nbytes
+            self._queue.popleft()
+        self.rows_applied += outcome.rows
+        self.rows_damaged += outcome.damaged
+        self.values_saturated += outcome.saturated
+        if piece.done:
+            self._tiers.publish(self.applied)
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting = self._waiters
+        self._waiters = [(position, waiter) for position, waiter in waiting if position > self.applied]
+        for position, waiter in waiting:
+            if position <= self.applied and not waiter.done():
+                waiter.set_result(None)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    rows: int = 0
+    damaged: int = 0
+    saturated: int = 0
+
+
+def _write(store: RowStore, work: Sequence[_Work], meta: Mapping[str, bytes]) -> tuple[list[_Written], _Outcome]:
+    """In a thread: compute the new rows and commit them with the meta values."""
+    outcome = _Outcome()
+    written = [new for each in work for new in _compute(store, each, outcome)]
+    store.commit([Change(version, ids, rows) for version, ids, rows in written], meta)
+    return written, outcome
+
+
+def _compute(store: RowStore, work: _Work, outcome: _Outcome) -> Iterator[_Written]:
+    ids = np.concatenate(work.ids)
+    outcome.rows += len(ids)
+    if work.op == DELETE:
+        yield _Written(work.version, ids, None)
+    elif work.op == ASSIGN:
+        yield _Written(work.version, ids, np.concatenate([_encoded(work, *rows, outcome) for rows in work.rows]))
+    else:
+        assert work.op == ADD
+        spec = work.table.spec
+        deltas = np.concatenate([decode_rows(rows, dtype, spec.dim) for dtype, rows in work.rows])
+        yield _added(store, work, ids, deltas, outcome)
+
+
+def _encoded(work: _Work, dtype: int, rows: Rows, outcome: _Outcome) -> Rows:
+    """Rows in the table's own form."""
+    spec = work.table.spec
+    if dtype == spec.dtype_code:
+        return rows
+    encoded, saturated = encode_rows(decode_rows(rows, dtype, spec.dim), spec.dtype_code)
+    outcome.saturated += saturated
+    return encoded
+
+
+def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], outcome: _Outcome) -> _Written:
+    """Deltas f32 [n, dim] added to the rows of ids u64 [n], in order; those that are damaged stay so."""
+    spec = work.table.spec
+    own, places = np.unique(ids, return_inverse=True)
+    rows, state = store.read(work.version, spec.row_bytes, own)
+    sums = decode_rows(rows, spec.dtype_code, spec.dim)
+    absent = state == ABSENT
+    if absent.any():
+        sums[absent] = default_values(spec, own[absent])
+    add_rows(sums, places.astype(np.int64), deltas)
+    beyond = ~np.isfinite(sums)
+    if beyond.any():  # finite rows and finite deltas: only a sum beyond the range of f32
+        outcome.saturated += int(np.count_nonzero(beyond))
+        sums = np.clip(np.nan_to_num(sums, nan=0.0), -_LARGEST, _LARGEST)
+    sound = state != DAMAGED
+    if not sound.all():
+        outcome.damaged += int(np.count_nonzero(~sound))
+        own, sums = own[sound], sums[sound]
+    encoded, _ = encode_rows(sums, spec.dtype_code)
+    return _Written(work.version, own, encoded)

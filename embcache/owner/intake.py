@@ -1,0 +1,146 @@
+"""Updates as the owner takes them: producers, committer and applier as one thing. Every method runs on the loop.
+
+Batches name tables; they are resolved to versions when they are accepted. So whoever changes tables waits first until
+all that was accepted is applied, and meanwhile nothing is accepted (`quiet`): a batch is applied to the versions that
+it was judged by, and table changes stand in one order with all updates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from embcache.config import Updates
+from embcache.errors import DeadlineExceeded, Overloaded, StorageCorrupt
+from embcache.owner.applier import CURSOR, Applier, Cursor, Tiers
+from embcache.owner.committer import Accepted, Committer, Receipt
+from embcache.owner.producers import META, Producer, Producers
+from embcache.owner.threads import StoreThreads, log
+from embcache.owner.updates import Batch, from_payload
+from embcache_storage.log import UpdateLog
+from embcache_storage.store import RowStore
+
+_READ_BYTES = 16 << 20  # of the log at once, when it is taken up
+_TRIM_EVERY_S = 5.0
+
+
+class Intake:
+    """Takes batches in, once each, and sees to it that they are applied."""
+
+    def __init__(self, store: RowStore, threads: StoreThreads, tiers: Tiers, bounds: Updates) -> None:
+        self._store = store
+        self._log: UpdateLog = store.log
+        self._threads = threads
+        self._tiers = tiers
+        self._bounds = bounds
+        self._open = asyncio.Event()
+        self._quiet = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take up where the log and the rows stand; returns when all of the log is applied.
+
+        StorageCorrupt where the log lacks entries that are not applied.
+        """
+        cursor = Cursor.from_bytes(await self._threads.apply(self._store.get_meta, CURSOR))
+        if not self._log.first - 1 <= cursor.position <= self._log.last:
+            raise StorageCorrupt(
+                f"updates are applied up to position {cursor.position}, and the log holds {self._log.first} to "
+                f"{self._log.last}: restore the data folder from a copy"
+            )
+        metas = await self._threads.apply(self._store.metas, META)
+        self.producers = Producers({key[len(META) :]: Producer.from_bytes(value) for key, value in metas.items()})
+        self.applier = Applier(self._store, self._threads, self._tiers, cursor)
+        self._tiers.publish(cursor.position)
+        self._run(self.applier.run())
+        await self._take_up(cursor.position)
+        self.committer = Committer(
+            self._log, self._threads, self.producers, self.applier.hand_on, self._bounds.waiting_bytes
+        )
+        self._run(self.committer.run())
+        self._run(self._trim())
+        self._open.set()
+
+    async def stop(self) -> None:
+        """Make what was accepted durable and apply it. Nobody may push any more."""
+        if self._open.is_set():
+            await self.committer.drain()
+            await self.applier.wait(self.committer.durable)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the oldest batch that is durable and not applied has been so."""
+        heard = self.applier.oldest
+        return 0.0 if heard is None else max(0.0, time.time() - heard)
+
+    async def push(self, make: Callable[[], Batch]) -> Receipt:
+        """Accept a batch; returns when it is durable. `make` resolves its tables in the step in which it is judged."""
+        while not self._open.is_set():
+            await self._open.wait()
+        if self.applier.waiting_bytes > self._bounds.waiting_bytes:
+            raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
+        return await self.committer.push(make())
+
+    async def open(self, name: str) -> Producer:
+        """Open a producer, see `Committer.open`."""
+        while not self._open.is_set():
+            await self._open.wait()
+        return await self.committer.open(name)
+
+    async def wait_applied(self, position: int, timeout_s: float) -> None:
+        """Until a position is applied. DeadlineExceeded at once for one that was never accepted."""
+        if position > self.committer.accepted:
+            raise DeadlineExceeded(
+                f"position {position} was never accepted; the newest is {self.committer.accepted}",
+                {"min_position": position, "position": self.applier.applied},
+            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.applier.wait(position)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"position {position} was not applied within {timeout_s:g} s; {self.applier.applied} is",
+                {"min_position": position, "position": self.applier.applied},
+            ) from None
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Within the block all that was accepted is applied, and nothing is accepted."""
+        async with self._quiet:
+            self._open.clear()
+            try:
+                await self.committer.drain()
+                await self.applier.wait(self.committer.durable)
+                yield
+            finally:
+                self._open.set()
+
+    async def _take_up(self, position: int) -> None:
+        """Apply what a crash left in the log."""
+        while position < self._log.last:
+            for entry in await self._threads.append(self._log.read, position, _READ_BYTES):
+                batch = from_payload(entry.payload)
+                state = self.producers.accept(batch, entry.position, time.time())
+                self.applier.hand_on([Accepted(entry.position, batch, state)])
+                position = entry.position
+            await self.applier.wait(position)
+
+    async def _trim(self) -> None:
+        """Forget old entries of the log, every now and then."""
+        while True:
+            await asyncio.sleep(_TRIM_EVERY_S)
+            since = time.time() - self._bounds.log_age_s
+            try:
+                await self._threads.append(self._log.trim, self.applier.applied, self._bounds.log_bytes, since)
+            except Exception:
+                log.exception("the update log could not be trimmed")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
