@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import ItemsView, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from embcache_client.outline import Outlines
 from embcache_client.results import LookupResult
 from embcache_client.wire import Query
 
+T = TypeVar("T")
 POOLINGS: Final = ("sum", "mean")
 _outlines: Final = Outlines()  # of all clients: what belongs to another service does not fit
 _MEDIA_TYPES: Final = tuple(name.encode() for name in wire.MEDIA_TYPES)
@@ -48,7 +49,7 @@ def lookup_call(
     version: Versions,
 ) -> Call[LookupResult]:
     """Raises ValueError or TypeError for arguments that can never be right."""
-    queries = [query_of(table, ids, version) for table, ids in tables.items()]
+    queries = [query_of(table, ids, version) for table, ids in _items(tables, "ids")]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
@@ -66,8 +67,14 @@ def lookup_bags_call(
     """Raises ValueError or TypeError for arguments that can never be right."""
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
-    queries = [bag_query_of(table, bags, pooling, version) for table, bags in tables.items()]
+    queries = [bag_query_of(table, bags, pooling, version) for table, bags in _items(tables, "(ids, lengths)")]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+
+
+def _items(tables: Mapping[str, T], each: str) -> ItemsView[str, T]:
+    if not isinstance(tables, Mapping):
+        raise TypeError(f"tables are {type(tables).__name__}, not a dict of a table's name -> {each}")
+    return tables.items()
 
 
 def _call(

@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from embcache_client import Client, RetryPolicy, Values
+from embcache_client import AsyncClient, Client, RetryPolicy, Values
 from embcache_client.lookup import lookup_bags_call, lookup_call
 
 DEFAULTS: dict[str, Any] = {
@@ -156,6 +156,18 @@ def test_a_lookup_of_nothing_is_refused() -> None:
         lookup_call({}, **DEFAULTS)
     with pytest.raises(TypeError, match="name is int"):
         lookup_call({5: [1]}, **DEFAULTS)  # type: ignore[dict-item]
+
+
+async def test_tables_that_are_no_dict_are_refused() -> None:
+    given: Any = ["item"]
+    with Client("http://127.0.0.1:1") as client:
+        for method in (client.lookup, client.lookup_bags):
+            with pytest.raises(TypeError, match="tables are list, not a dict of a table's name -> "):
+                method(given)
+    async with AsyncClient("http://127.0.0.1:1") as aclient:
+        for amethod in (aclient.lookup, aclient.lookup_bags):
+            with pytest.raises(TypeError, match="tables are list, not a dict of a table's name -> "):
+                await amethod(given)
 
 
 @pytest.mark.parametrize(
