@@ -128,9 +128,10 @@ class Client:
         self._transport.run(admin.drop_table_call(name))
 
     def importing(self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32") -> Import:
-        """Fill a table anew: `with client.importing("item") as load: load.write(ids, rows)`.
+        """Replace all rows of a table: `with client.importing("item") as load: load.write(ids, rows)`.
 
-        The rows go into a new version, which goes live, whole, when the block ends, and is dropped when it raises.
+        The rows go into a new version, which goes live, whole, when the block ends, and is dropped when it raises. Rows
+        that were in the table before and are not written are gone then.
         spec: creates the table where it does not exist yet. dtype: of the rows on the wire.
         """
         return Import(self._transport, admin.ImportCalls(table, spec, dtype))
