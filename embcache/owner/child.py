@@ -60,9 +60,10 @@ async def _serve(settings: Settings, arena: Arena, line: socket.socket) -> int:
         send_line(line, ready())
     except Exception as error:
         return _tell(line, error)
-    await stopping
+    stuck = loop.create_task(owner.stuck.wait())
+    await asyncio.wait({stopping, stuck}, return_when=asyncio.FIRST_COMPLETED)
     await owner.stop(settings.server.grace_s)
-    return 0
+    return 0 if stopping.done() else 1
 
 
 async def _open(settings: Settings, arena: Arena) -> Owner:

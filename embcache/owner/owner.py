@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 
@@ -22,9 +23,11 @@ from embcache.owner.rings import Rings
 from embcache.owner.server import Greeting, Server
 from embcache.owner.stats import Stats
 from embcache.owner.tables import Tables
-from embcache.owner.threads import StoreThreads
+from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
 from embcache_storage.store import RowStore
+
+_ROOM_TO_OPEN = 32 << 20  # bytes on the disk
 
 
 class Owner:
@@ -33,7 +36,9 @@ class Owner:
     def __init__(self, store: RowStore, arena: Arena, settings: Settings) -> None:
         """Takes over an open store and a writable arena that no version is in."""
         self._arena = arena
-        threads = StoreThreads()
+        self._folder = settings.cold.path
+        self.stuck = asyncio.Event()  # whoever runs this owner should end it, and start another
+        threads = StoreThreads(self._stuck)
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
         tables = Tables(store, threads, memory, arena.publish_generation, self._quiet)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
@@ -69,6 +74,12 @@ class Owner:
         self._arena.kill()  # while the store is still ours: another owner's rows may be newer
         parts.threads.close()
         parts.store.close()
+
+    def _stuck(self) -> None:
+        """The store has to be opened anew. Not while the disk is full: that would fail, and as it is reads go on."""
+        if shutil.disk_usage(self._folder).free >= _ROOM_TO_OPEN and not self.stuck.is_set():
+            log.error("the store writes nothing more after the disk was full: the owner has to start anew")
+            self.stuck.set()
 
     def _quiet(self) -> AbstractAsyncContextManager[None]:
         return self.parts.intake.quiet()

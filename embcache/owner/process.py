@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from embcache.config import Settings
-from embcache.errors import NotReady
+from embcache.errors import ConfigError, NotReady
 from embcache.host.arena import Arena
 from embcache.owner.hotline import raise_failure, receive_line, send_line
 
@@ -25,11 +26,14 @@ class OwnerProcess:
     another owner is started. When this process dies, the owner ends too.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, arena: Arena) -> None:
-        """Use `start`."""
+    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, arena: Arena, settings: Settings) -> None:
+        """Use `start`, or `begin`."""
         self.arena = arena
         self._process = process
         self._line = line
+        self._folder = settings.cold.path
+        self._limit_s = settings.owner.start_timeout_s
+        self._began = time.monotonic()
 
     @classmethod
     def start(cls, settings: Settings) -> OwnerProcess:
@@ -37,9 +41,16 @@ class OwnerProcess:
 
         Raises what the owner says is wrong: ConfigError for a bad path, a locked folder or a table declared otherwise
         than it is, StorageCorrupt for damaged files; NotReady when it ends or takes longer than
-        `owner.start_timeout_s`.
+        `owner.start_timeout_s`. ConfigError, too, for a warm tier that the system does not give.
         """
-        arena = Arena.create(settings.warm.capacity)
+        owner = cls.begin(settings)
+        owner.await_ready()
+        return owner
+
+    @classmethod
+    def begin(cls, settings: Settings) -> OwnerProcess:
+        """Start an owner and wait for nothing: `await_ready` comes next, or `stop`."""
+        arena = _arena(settings.warm.capacity)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -47,13 +58,25 @@ class OwnerProcess:
             except BaseException:
                 ours.close()
                 raise
-        owner = cls(process, ours, arena)
+        owner = cls(process, ours, arena, settings)
         try:
-            owner._await_ready(settings)
+            owner._tell(settings)
         except BaseException:
             owner.kill()
             raise
         return owner
+
+    def await_ready(self) -> None:
+        """Wait until readers can connect. Raises what `start` does, and the owner is dead then."""
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def fileno(self) -> int:
+        """What can be read, or is at its end, once `await_ready` would not wait any more."""
+        return self._line.fileno()
 
     @property
     def pid(self) -> int:
@@ -99,23 +122,42 @@ class OwnerProcess:
         self.arena.kill()
         self._line.close()
 
-    def _await_ready(self, settings: Settings) -> None:
-        limit = settings.owner.start_timeout_s
-        folder = settings.cold.path
-        self._line.settimeout(limit)
-        message = None
+    def _tell(self, settings: Settings) -> None:
+        self._line.settimeout(self._limit_s)
         try:
             send_line(self._line, settings.without_tokens().to_json())
+        except TimeoutError:
+            raise self._too_late() from None
+        except ConnectionError:  # it died before it read all; its status says more
+            pass
+
+    def _await_ready(self) -> None:
+        self._line.settimeout(max(0.001, self._limit_s - (time.monotonic() - self._began)))
+        message = None
+        try:
             message = receive_line(self._line)
         except TimeoutError:
-            raise NotReady(
-                f"the owner of {folder} did not open it within {limit:g} s (owner.start_timeout_s)"
-            ) from None
-        except ConnectionError:  # it died before it read or wrote all; its status says more
+            raise self._too_late() from None
+        except ConnectionError:  # it died before it wrote all
             pass
         if message is None:
-            raise NotReady(f"the owner of {folder} ended while it started, with status {self._process.wait()}")
+            raise NotReady(f"the owner of {self._folder} ended while it started, with status {self._process.wait()}")
         raise_failure(message)
+
+    def _too_late(self) -> NotReady:
+        return NotReady(
+            f"the owner of {self._folder} did not open it within {self._limit_s:g} s (owner.start_timeout_s)"
+        )
+
+
+def _arena(capacity: int) -> Arena:
+    try:
+        return Arena.create(capacity)
+    except OSError as error:
+        raise ConfigError(
+            f"warm.capacity: {capacity} bytes cannot be had ({error.strerror}): 8 times the capacity is mapped, as "
+            "address space; make it smaller, or raise the limit on address space"
+        ) from error
 
 
 def _spawn(arena_fd: int, parent_fd: int) -> subprocess.Popen[bytes]:

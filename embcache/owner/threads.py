@@ -28,7 +28,9 @@ T = TypeVar("T")
 class StoreThreads:
     """Pools of threads, and one way to call the store in each."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck: Callable[[], None] = lambda: None) -> None:
+        """`stuck` is called, on the loop, when the store writes nothing more until it is opened anew."""
+        self._stuck = stuck
         self._reads = ThreadPoolExecutor(READ_THREADS, "embcache-read")
         self._bulk = ThreadPoolExecutor(_BULK_THREADS, "embcache-bulk")
         self._changes = ThreadPoolExecutor(1, "embcache-change")
@@ -37,23 +39,30 @@ class StoreThreads:
 
     async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a lookup's read of the store."""
-        return await _run(self._reads, lambda: call(*args, **kwargs))
+        return await self._run(self._reads, lambda: call(*args, **kwargs))
 
     async def bulk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs something that may take long: a piece of an import, a scan."""
-        return await _run(self._bulk, lambda: call(*args, **kwargs))
+        return await self._run(self._bulk, lambda: call(*args, **kwargs))
 
     async def change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a change of the catalogue or of the versions that it names; one at a time."""
-        return await _run(self._changes, lambda: call(*args, **kwargs))
+        return await self._run(self._changes, lambda: call(*args, **kwargs))
 
     async def append(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a call of the update log; one at a time."""
-        return await _run(self._log, lambda: call(*args, **kwargs))
+        return await self._run(self._log, lambda: call(*args, **kwargs))
 
     async def apply(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs the store's part of applying updates; one piece at a time."""
-        return await _run(self._apply, lambda: call(*args, **kwargs))
+        return await self._run(self._apply, lambda: call(*args, **kwargs))
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
+        except store.StoreStuck:
+            self._stuck()
+            raise
 
     def close(self) -> None:
         """Waits for what runs."""
@@ -66,7 +75,7 @@ def service_error(error: Exception) -> EmbcacheError:
     match error:
         case EmbcacheError():
             return error
-        case store.StoreFull():
+        case store.StoreFull() | store.StoreStuck():
             return StorageFull(str(error))
         case store.StoreCorrupt():
             return StorageCorrupt(str(error), {"ids": [str(feature_id) for feature_id in error.ids[:16]]})
@@ -78,7 +87,3 @@ def service_error(error: Exception) -> EmbcacheError:
             error_id = secrets.token_hex(4)
             log.error("error %s", error_id, exc_info=error)
             return Internal(f"unforeseen in the owner: {error} (error {error_id})", {"error_id": error_id})
-
-
-async def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, call)

@@ -67,8 +67,10 @@ class RocksStore:
             self.log.close()
             self._settle()
             seal(self.path)  # nothing changes any more, and nobody else can have it open yet
-            with engine_errors(f"cannot close the store in {self.path}"):
+            try:
                 self._database.close()
+            except Exception as error:
+                log.warning("closed with an error, what was committed is in the write-ahead log: %s", error)
 
     def versions(self) -> list[int]:
         with self._gate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embcache_storage.store import StoreCorrupt, StoreError, StoreFull, StoreLocked
+from embcache_storage.store import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreStuck
 
 
 def store_error(message: str, what: str) -> StoreError:
@@ -13,6 +13,8 @@ def store_error(message: str, what: str) -> StoreError:
     text = f"{what}: {message}"
     if "No space left on device" in message or "Disk quota exceeded" in message:
         return StoreFull(text)
+    if "Writer has previous error" in message:
+        return StoreStuck(f"{text} (its log broke off when the disk was full: it has to be opened anew)")
     if "lock hold by current process" in message or "While lock file" in message:
         return StoreLocked(f"{text} (another process, or another store in this one, has it open: close that first)")
     if message.startswith("Corruption"):

@@ -14,6 +14,7 @@ Invariant: entries first .. last have a head and all pieces, and nothing stands 
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from embcache_storage.gate import Gate
 from embcache_storage.log import Entry, Payload, Trimmed
 from embcache_storage.rocks_errors import engine_errors
 from embcache_storage.store import StoreCorrupt
+
+log = logging.getLogger(__name__)
 
 FAMILY: Final = "log"
 PIECE_BYTES: Final = 512 << 10
@@ -134,7 +137,10 @@ class RocksLog:
 
     def close(self) -> None:
         """Let go of the column family. Nobody may be inside the gate."""
-        self._family.close()
+        try:
+            self._family.close()
+        except Exception as error:
+            log.warning("updates stay in the write-ahead log, since they cannot be flushed: %s", error)
 
     @property
     def _handle(self) -> Any:

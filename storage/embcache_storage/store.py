@@ -30,6 +30,7 @@ DAMAGED: Final = 2
 # StoreError
 #   StoreCorrupt     what lies on disk is not what was written; `ids` names rows where they are known
 #   StoreFull        no space left: nothing of the call was kept, reads go on, and later writes work once there is room
+#   StoreStuck       an earlier failure keeps the store from writing, though there is room: it has to be opened anew
 #   StoreLocked      another process, or another store in this one, has the folder open
 #   StoreTimeout     the store did not open in time
 #   StoreClosed      the store was closed
@@ -49,6 +50,10 @@ class StoreCorrupt(StoreError):
 
 class StoreFull(StoreError):
     """No space is left on the disk: nothing of the call was kept."""
+
+
+class StoreStuck(StoreError):
+    """After an earlier failure the store writes nothing more until it is closed and opened anew; reads go on."""
 
 
 class StoreLocked(StoreError):
