@@ -148,6 +148,15 @@ def test_the_statuses_are_those_of_the_client() -> None:
     assert tuple(named) == wire.STATUS_NAMES
 
 
+def test_the_figures_of_the_readme_are_measured_ones() -> None:
+    said = re.search(r"On (\d+) cores.*?Redis MGET\.", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert said
+    rows = {row[0]: row for row in reversed(cells((ROOT / "docs/benchmarks.md").read_text()))}
+    _, _, ours, _, theirs, *_ = rows["warm-lookup"]
+    _, _, http, _, _, ratio, *_ = rows["http-lookup"]
+    assert [said[1], *re.findall(r"\d+\.\d+", said[0])] == [rows["cores"][1], ours, theirs, http, ratio]
+
+
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
 def test_links_and_settings_exist(page: str) -> None:
     text = (ROOT / page).read_text()
