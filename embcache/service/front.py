@@ -74,13 +74,13 @@ def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
 async def _serve(service: Service, listeners: Sequence[socket.socket], line: socket.socket) -> None:
     server = _server(service)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, _stop, server, service.settings.server.grace_s)
-    owner_is_there = asyncio.Event()
+    warm, owner_is_there = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, _stop, server, service.settings.server.grace_s, warm)
     loop.add_reader(line, _hear, line, owner_is_there)
     limits = service.settings.server
     async with asyncio.TaskGroup() as group:
         helpers = [
-            group.create_task(_read(service, line, owner_is_there)),
+            group.create_task(_read(service, line, warm, owner_is_there)),
             group.create_task(watch(server.server_state.connections, limits.body_timeout_s, limits.keep_alive_s)),
             group.create_task(_trim(service)),
         ]
@@ -108,9 +108,10 @@ def _server(service: Service) -> _Server:
     return _Server(config)
 
 
-async def _read(service: Service, line: socket.socket, owner_is_there: asyncio.Event) -> None:
+async def _read(service: Service, line: socket.socket, warm: asyncio.Event, owner_is_there: asyncio.Event) -> None:
     """Keeps the reader attached to the owner, once there is one."""
     await asyncio.to_thread(_warm_up)
+    warm.set()
     gc.collect()
     gc.freeze()  # what is here now stays: no collection need look at it again
     await owner_is_there.wait()
@@ -146,8 +147,10 @@ def _hear(line: socket.socket, owner_is_there: asyncio.Event) -> None:
     owner_is_there.set()
 
 
-def _stop(server: _Server, grace_s: float) -> None:
+def _stop(server: _Server, grace_s: float, warm: asyncio.Event) -> None:
     """Accept nothing more, end when all requests are answered, and cut off those that are not after the grace."""
+    if not warm.is_set():
+        os._exit(0)  # a thread compiles and cannot be called back; no lookup has been answered, so none is cut off
     server.should_exit = True
     asyncio.get_running_loop().call_later(grace_s, _cut_off_all, server)
 

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from types import FrameType
 
 from embcache.config import Settings
@@ -33,8 +33,8 @@ _OWNER_GRACE_S = 10.0  # to close its store; requests have had theirs by then
 _KILL_AFTER_S = 2.0  # beyond the grace: a front cuts off by itself what is under way by then
 
 
-class _Stopped(BaseException):
-    """SIGTERM or SIGINT came."""
+class _Stopped(Exception):
+    """SIGTERM or SIGINT came, and one of the supervisor's waits noticed. No signal handler ever raises it."""
 
 
 def serve(settings: Settings) -> int:
@@ -46,9 +46,9 @@ def serve(settings: Settings) -> int:
     with (
         contextlib.suppress(_Stopped),
         contextlib.closing(Listening(settings.server)) as listening,
-        _raised_signals(),
+        contextlib.closing(StopSignals()) as signals,
     ):
-        supervisor = Supervisor(settings, listening)
+        supervisor = Supervisor(settings, listening, signals)
         try:
             supervisor.run()
         finally:
@@ -56,12 +56,46 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+class StopSignals:
+    """SIGTERM and SIGINT, noted when they come, from the making of this object until `close`; noticed by `wait`.
+
+    The handler raises nothing: the signal may come while code runs that was called from C, such as the loader of
+    compiled kernels, and there an exception is printed and dropped.
+    """
+
+    def __init__(self) -> None:
+        """In the main thread, where Python runs signal handlers."""
+        self._came = os.eventfd(0, os.EFD_CLOEXEC)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def wait(self, fds: Sequence[int], timeout_s: float | None = None) -> set[int]:
+        """Those of `fds` that can be read, none of them after `timeout_s`. Raises _Stopped once a signal came."""
+        ends = select.poll()
+        for fd in (self._came, *fds):
+            ends.register(fd, select.POLLIN)
+        happened = {fd for fd, _ in ends.poll(None if timeout_s is None else 1000 * timeout_s)}
+        if self._came in happened:
+            raise _Stopped
+        return happened
+
+    def close(self) -> None:
+        """Have signals handled as they were before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._came)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        _hold_signals()
+        os.eventfd_write(self._came, 1)
+
+
 class Supervisor:
     """Everything that `serve` runs, but for the sockets and the signals."""
 
-    def __init__(self, settings: Settings, listening: Listening) -> None:
+    def __init__(self, settings: Settings, listening: Listening, signals: StopSignals) -> None:
         self._settings = settings
         self._listening = listening
+        self._signals = signals
         self._owner: OwnerProcess | None = None
         self._announced = False
         self._news = os.eventfd(0, os.EFD_CLOEXEC)  # written by a keeper whose front is ready, or that gave up
@@ -72,18 +106,18 @@ class Supervisor:
         ]
 
     def run(self) -> None:
-        """Start everything and keep it running, for ever. Raises what ends that."""
+        """Start everything and keep it running until a signal comes (_Stopped). Raises what else ends that."""
         for front in self._fronts:
             front.start()
-        self._owner = OwnerProcess.start(self._settings)
+        owner = self._start_owner()
         for front in self._fronts:
             front.owner_is_there()
         backoff = Backoff()
         while True:
             began = time.monotonic()
-            status = self._await_owners_end(self._owner)
+            status = self._await_owners_end(owner)
             logger.error("the owner ended with status %d; starting another", status)
-            self._restart_owner(backoff, time.monotonic() - began)
+            owner = self._restart_owner(backoff, time.monotonic() - began)
 
     def stop(self) -> None:
         """Stop accepting, let fronts finish what is under way within the grace, then close the store."""
@@ -103,12 +137,9 @@ class Supervisor:
 
         Raises the error of a front that was given up.
         """
-        ends = select.poll()
         with contextlib.closing(_Descriptor(os.pidfd_open(owner.pid))) as process:
-            ends.register(process.fd, select.POLLIN)
-            ends.register(self._news, select.POLLIN)
             while True:
-                happened = {fd for fd, _ in ends.poll()}
+                happened = self._signals.wait((process.fd, self._news))
                 if self._news in happened:
                     self._hear_news()
                 if process.fd in happened and (status := owner.wait(1.0)) is not None:
@@ -123,19 +154,24 @@ class Supervisor:
                 print(f"embcache is ready at {' and '.join(self._listening.urls)}", flush=True)
             self._announced = True
 
-    def _restart_owner(self, backoff: Backoff, lived_s: float) -> None:
-        pause: float | None = backoff.pause_after(lived_s, was_ready=True)
-        while pause is not None:
-            time.sleep(pause)
+    def _start_owner(self) -> OwnerProcess:
+        self._owner = OwnerProcess.begin(self._settings)
+        self._signals.wait((self._owner.fileno(),), self._settings.owner.start_timeout_s)
+        self._owner.await_ready()
+        return self._owner
+
+    def _restart_owner(self, backoff: Backoff, lived_s: float) -> OwnerProcess:
+        pause = backoff.pause_after(lived_s, was_ready=True)
+        assert pause is not None  # no false start yet
+        while True:
+            self._signals.wait((), pause)
             try:
-                self._owner = OwnerProcess.start(self._settings)
+                return self._start_owner()
             except (EmbcacheError, ConfigError) as error:
                 pause = backoff.pause_after(0.0, was_ready=False)
                 if pause is None:
                     raise
                 logger.error("the owner could not start again: %s", error)
-            else:
-                return
 
 
 class _Descriptor:
@@ -146,22 +182,6 @@ class _Descriptor:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-@contextlib.contextmanager
-def _raised_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise _Stopped inside the block, whatever it waits for."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        _hold_signals()
-        raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _hold_signals() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +28,27 @@ PATIENT = RetryPolicy(attempts=1000, cap_s=0.1)
 LARGE = post("/v1/lookup", encode_lookup([Query("item", np.resize(FILLED, 200_000))]))
 CONFIG = '[server]\nport = 0\nuds = "front.sock"\n'
 TIERS = '[warm]\ncapacity = "32MiB"\n[cold]\npath = "data"\n'
+
+SIGNALLED_WITHIN_A_CALLBACK = """
+import ctypes, os, signal, sys
+from embcache.config import Settings
+from embcache.host.arena import Arena
+from embcache.service.supervisor import serve
+
+create = Arena.create
+
+def signalled(capacity):
+    @ctypes.CFUNCTYPE(None)
+    def callback():
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))  # where the handler runs
+
+    callback()
+    return create(capacity)
+
+Arena.create = signalled
+sys.exit(serve(Settings.load(sys.argv[1])))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +221,48 @@ def test_a_stop_while_it_starts_is_a_clean_one(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not (tmp_path / "front.sock").exists()
     assert "Traceback" not in starting.log()
+
+
+def test_a_signal_within_a_call_from_c_is_not_lost(tmp_path: Path) -> None:
+    """As the loader of compiled kernels makes them: an exception that is raised in one is printed and dropped."""
+    (tmp_path / "config.toml").write_text(CONFIG + TIERS)
+    (tmp_path / "serve.py").write_text(SIGNALLED_WITHIN_A_CALLBACK)
+    command = [sys.executable, str(tmp_path / "serve.py"), str(tmp_path / "config.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            out, err = process.communicate(timeout=BACK_WITHIN_S)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (0, b"")
+    assert b"Traceback" not in err
+
+
+def test_a_stop_while_kernels_compile_waits_for_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + "grace_s = 1\n" + TIERS)
+    process = start(tmp_path, environment={"EMBCACHE_KERNEL_CACHE": str(tmp_path / "kernels")})
+    assert process.stdout is not None
+    with process.stdout:
+        until = time.monotonic() + BACK_WITHIN_S
+        while not _answers(tmp_path / "front.sock"):
+            assert time.monotonic() < until
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BACK_WITHIN_S) == 0
+        assert process.stdout.read() == b""  # it was not ready yet
+    said = (tmp_path / "log").read_text()
+    assert "killed" not in said
+    assert "Traceback" not in said
+
+
+def _answers(path: Path) -> bool:
+    """Whether a front serves there, ready or not."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+            client.sendall(get("/healthz"))
+            return receive(client).status == 200
+        except OSError:
+            return False
 
 
 def test_a_data_folder_in_use_is_told_so(tmp_path: Path, mortal: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from embcache.errors import StorageCorrupt
 from embcache.owner.process import OwnerProcess
 from embcache.service.keeper import Backoff
 from embcache.service.listening import Listening
-from embcache.service.supervisor import Supervisor
+from embcache.service.supervisor import StopSignals, Supervisor
 from tests.service.running import start
 
 
@@ -45,19 +46,17 @@ def test_false_starts_in_a_row_end_it() -> None:
 def test_an_owner_that_cannot_start_again_ends_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tries = []
 
-    def start_owner(settings: Settings) -> None:
+    def begin_owner(settings: Settings) -> None:
         tries.append(settings)
         raise StorageCorrupt("the catalogue is damaged")
 
     settings = Settings.model_validate({"server": {"port": 0}, "cold": {"path": tmp_path}})
-    monkeypatch.setattr(OwnerProcess, "start", start_owner)
+    monkeypatch.setattr(OwnerProcess, "begin", begin_owner)
     monkeypatch.setattr(Backoff, "FIRST_S", 0.0)
-    listening = Listening(settings.server)
-    try:
+    with closing(Listening(settings.server)) as listening, closing(StopSignals()) as signals:
+        supervisor = Supervisor(settings, listening, signals)
         with pytest.raises(StorageCorrupt, match="the catalogue is damaged"):
-            Supervisor(settings, listening)._restart_owner(Backoff(), 1.0)
-    finally:
-        listening.close()
+            supervisor._restart_owner(Backoff(), 1.0)
     assert len(tries) == Backoff.TRIES
 
 
