@@ -119,8 +119,10 @@ def to_q8(rows: NDArray[np.float32]) -> WireRows:
         raise ValueError(f"row {int(np.argmin(np.isfinite(rows).all(axis=1)))} holds NaN or infinity; q8 has neither")
     with np.errstate(over="ignore"):
         span = rows.max(axis=1) - rows.min(axis=1)
-    if not np.isfinite(span).all():
-        rows = np.clip(rows, -_HALF_MAX_F32, _HALF_MAX_F32)
+    wide = ~np.isfinite(span)
+    if wide.any():
+        limit = np.where(wide, _HALF_MAX_F32, np.finfo(np.float32).max)[:, None]
+        rows = rows.clip(-limit, limit)
         span = rows.max(axis=1) - rows.min(axis=1)
     bias = rows.min(axis=1).astype("<f4")
     scale = (span / np.float32(255)).astype("<f4")

@@ -33,7 +33,8 @@ F32, F16, BF16, Q8 = 0, 1, 2, 3
 
 _TWO_112 = np.float32(2.0**112)
 _HALF = np.float32(0.5)
-_WIDEST_SCALE = np.float32(1.3344e36)  # 255 of these are still finite
+_LARGEST = np.float32(3.4028234663852886e38)
+_HALF_OF_LARGEST = np.float32(1.7014117331926443e38)
 
 
 @inlined
@@ -124,16 +125,18 @@ def quantise(scratch, dim, codes, scale_at, bias_at):
     for j in range(1, dim):
         low = min(low, scratch[j])
         high = max(high, scratch[j])
-    # Halved before the differences, so that they do not overflow; a row wider than f32's range saturates.
-    half_span = np.float32(np.float32(high * _HALF) - np.float32(low * _HALF))
-    scale = min(np.float32(half_span / np.float32(127.5)), _WIDEST_SCALE)
+    limit = _LARGEST
+    if np.float32(high - low) > _LARGEST:  # wider than f32's range
+        limit = _HALF_OF_LARGEST
+        low, high = max(low, -limit), min(high, limit)
+    scale = np.float32(np.float32(high - low) / np.float32(255.0))
     store_u32(scale_at, float_bits(scale))
     store_u32(bias_at, float_bits(low))
     for j in range(dim):
         code = np.float32(0.0)
         if scale > 0:
-            half_offset = np.float32(np.float32(scratch[j] * _HALF) - np.float32(low * _HALF))
-            code = np.float32(np.rint(np.float32(half_offset / np.float32(scale * _HALF))))
+            value = min(max(scratch[j], -limit), limit)
+            code = np.float32(np.rint(np.float32(np.float32(value - low) / scale)))
         store_u8(codes + j, np.uint8(min(max(code, np.float32(0.0)), np.float32(255.0))))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
 from embcache.host.rows import BF16, F16, F32, Q8
+from embcache_client.rowtypes import to_q8
 from tests.naive import rounded
 
 NAMES = ["f32", "f16", "bf16", "q8"]
@@ -58,10 +59,19 @@ def test_any_row_survives_as_the_oracle_says(code: int, row: list[float]) -> Non
         np.testing.assert_array_equal(decode_rows(encoded, code, len(row))[0], rounded(values, NAMES[code])[0])
 
 
-def test_a_row_wider_than_f32s_range_stays_finite_in_q8() -> None:
-    row = np.array([[-3e38, 0.0, 3e38]], np.float32)
-    encoded, _ = encode_rows(row, Q8)
-    assert np.isfinite(decode_rows(encoded, Q8, 3)).all()
+@pytest.mark.parametrize("scale", [1.0, 1e38, 1e-38, 1e-40, 1e-44])
+def test_q8_is_the_clients_also_for_rows_wider_than_f32s_range_and_subnormal_ones(scale: float) -> None:
+    rows = np.random.default_rng(3).standard_normal((500, 7)) * scale
+    rows[0] = (-3e38, 3e38, 0, 1, 3.4e38, -3.4e38, 1e38)
+    largest = float(np.finfo(np.float32).max)
+    wanted = to_q8(rows := rows.clip(-largest, largest).astype(np.float32))
+    encoded, _ = encode_rows(rows, Q8)
+    assert wanted.scale is not None
+    assert wanted.bias is not None
+    np.testing.assert_array_equal(encoded[:, 8:], wanted.values)
+    np.testing.assert_array_equal(encoded[:, :4].copy().view("<f4")[:, 0], wanted.scale)
+    np.testing.assert_array_equal(encoded[:, 4:8].copy().view("<f4")[:, 0], wanted.bias)
+    assert np.isfinite(decode_rows(encoded, Q8, 7)).all()
 
 
 def test_rows_that_are_not_finite_are_found() -> None:
