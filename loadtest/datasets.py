@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from loadtest.workloads import (
@@ -30,6 +34,7 @@ from loadtest.workloads import (
 TRACE_LOOKUP_IDS = 256
 MADE_UP_DIM = 64
 MAX_SYNTHETIC_DISTINCT = 100_000
+FINITE_ROWS = 65_536
 
 REUSE_SOURCE = (
     "reuse as published for a production recommender (facebookresearch/dlrm_datasets, 2022): ids used more than 16 "
@@ -39,7 +44,7 @@ SIZES_SOURCE = "100 to 700 ids a lookup, 270 in the mean (a query of MLPerf Infe
 
 
 class DataError(ValueError):
-    """A file of the data folder cannot be used; the message names the file and says why."""
+    """A data folder, or a file of it, cannot be used; the message names it and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +102,34 @@ def read_folder(folder: Path, seed: int = 1) -> Found:
     *.npz of ids and rows         a table
     *.npz of ids and lengths      sequences: each is one lookup, of the table whose file name starts alike
     *.npz of ids alone            an access trace, over a table of its distinct ids with made-up rows
-    A table without sequences is looked up by a synthetic trace. DataError names the file that cannot be used.
+    A table without sequences is looked up by a synthetic trace. Files that cannot be used are passed over with a
+    remark. DataError where there is no folder, or two files make one table.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     rng = np.random.default_rng(seed)
     found = Found()
     tables: dict[str, tuple[U64s, NDArray[Any]]] = {}
-    sequences: dict[str, tuple[U64s, NDArray[np.integer]]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in {".npy", ".npz"}:
-            continue
-        arrays = _arrays(path)
-        if set(arrays) == {"ids", "rows"}:
-            tables[path.stem] = _table(path, arrays["ids"], arrays["rows"])
-        elif set(arrays) == {"ids", "lengths"}:
-            sequences[path.stem] = _ids(path, arrays["ids"]), arrays["lengths"]
-        elif set(arrays) == {"ids"}:
-            found.datasets.append(_of_trace(path, _ids(path, arrays["ids"])))
-        else:
-            found.remarks.append(f"{path.name}: no table (arrays {', '.join(sorted(arrays))})")
+    sequences: dict[str, Lookups] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix in {".npy", ".npz"}):
+        try:
+            arrays = _arrays(path)
+            if set(arrays) == {"ids", "rows"}:
+                tables[path.stem] = _table(path, arrays["ids"], arrays["rows"])
+            elif set(arrays) == {"ids", "lengths"}:
+                sequences[path.stem] = _sequences(path, arrays["ids"], arrays["lengths"])
+            elif set(arrays) == {"ids"}:
+                found.datasets.append(_of_trace(path, _ids(path, arrays["ids"])))
+            else:
+                found.remarks.append(f"{path.name}: no table (arrays {', '.join(sorted(arrays))})")
+        except DataError as error:
+            found.remarks.append(str(error))
     for stem, (ids, rows) in tables.items():
         partner = next((other for other in sequences if _prefix(other) == _prefix(stem)), None)
         if partner is None:
             found.datasets.append(_with_synthetic_lookups(stem, ids, rows, rng))
         else:
-            lookups = _sequence_lookups(partner, *sequences.pop(partner))
+            lookups = sequences.pop(partner)
             origin = f"rows from the file; each of the {len(lookups):,} sequences in {partner}.npz is one lookup"
             found.datasets.append(Dataset(_table_name(stem), ids, rows, lookups, origin))
     found.remarks += [f"{stem}.npz: sequences of no table here" for stem in sequences]
@@ -150,17 +157,18 @@ def _with_synthetic_lookups(stem: str, ids: U64s, rows: NDArray[Any], rng: np.ra
     return Dataset(_table_name(stem), ids, rows, query_lookups(trace, rng), origin)
 
 
-def _sequence_lookups(stem: str, ids: U64s, lengths: NDArray[np.integer]) -> Lookups:
+def _sequences(path: Path, ids: NDArray[Any], lengths: NDArray[Any]) -> Lookups:
+    ids, lengths = _ids(path, ids), _ids(path, lengths, "lengths")
     try:
         return Lookups.of_lengths(ids, lengths)
     except ValueError as error:
-        raise DataError(f"{stem}.npz: {error}") from error
+        raise DataError(f"{path.name}: {error}") from error
 
 
 def _of_trace(path: Path, trace: U64s) -> Dataset:
     ids = np.unique(trace)
     if not len(ids):
-        raise DataError(f"{path}: holds no accesses")
+        raise DataError(f"{path.name}: holds no accesses")
     origin = (
         f"accesses from the file, in order, {TRACE_LOOKUP_IDS} ids a lookup; the rows of its {len(ids):,} distinct "
         f"keys are MADE UP from the key ({MADE_UP_DIM} x f32): the file has none"
@@ -173,17 +181,19 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file by name; a .npy file is ids (its row numbers) and rows."""
     try:
         if path.suffix == ".npz":
-            with np.load(path) as archive:
-                return dict(archive)
-        rows = np.load(path, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a NumPy file that can be read: {error}") from error
+            with path.open("rb") as file, NpzFile(file) as archive:
+                return {name: np.asarray(archive[name]) for name in archive}
+        rows = open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path.name}: not a NumPy file that can be read: {error}") from error
     return {"ids": np.arange(len(rows) if rows.ndim else 0, dtype=np.uint64), "rows": rows}
 
 
-def _ids(path: Path, ids: NDArray[Any]) -> U64s:
+def _ids(path: Path, ids: NDArray[Any], name: str = "ids") -> U64s:
     if ids.ndim != 1 or ids.dtype.kind not in "ui" or (ids.dtype.kind == "i" and len(ids) and ids.min() < 0):
-        raise DataError(f"{path}: `ids` should be a 1-D array of integers from 0 on, not {ids.dtype} {ids.shape}")
+        raise DataError(
+            f"{path.name}: `{name}` should be a 1-D array of integers from 0 on, not {ids.dtype} {ids.shape}"
+        )
     return ids.astype(np.uint64)
 
 
@@ -192,18 +202,21 @@ def _table(path: Path, ids: NDArray[Any], rows: NDArray[Any]) -> tuple[U64s, NDA
     ids = _ids(path, ids)
     if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
         raise DataError(
-            f"{path}: a table should be a 2-D array of floats with rows in it, not {rows.dtype} {rows.shape}"
+            f"{path.name}: a table should be a 2-D array of floats with rows in it, not {rows.dtype} {rows.shape}"
         )
     if len(ids) != len(rows):
-        raise DataError(f"{path}: {len(ids)} ids, but {len(rows)} rows")
+        raise DataError(f"{path.name}: {len(ids)} ids, but {len(rows)} rows")
     if rows.dtype not in (np.float32, np.float16):
-        rows = rows.astype(np.float32)
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32)
+    if not all(np.isfinite(rows[start : start + FINITE_ROWS]).all() for start in range(0, len(rows), FINITE_ROWS)):
+        raise DataError(f"{path.name}: rows hold NaN or infinity")
     if np.any(ids[1:] <= ids[:-1]):
         order = np.argsort(ids, kind="stable")
         ids, rows = ids[order], rows[order]
         repeated = np.flatnonzero(ids[1:] == ids[:-1])
         if len(repeated):
-            raise DataError(f"{path}: id {ids[repeated[0]]} stands there twice")
+            raise DataError(f"{path.name}: id {ids[repeated[0]]} stands there twice")
     return ids, rows
 
 

@@ -36,7 +36,12 @@ def run(data: Path | None, once: bool, seconds: float, console: Console) -> None
         datasets = _datasets(data, console)
         row_bytes = sum(dataset.rows.nbytes for dataset in datasets)
         capacity = f"{max(round(row_bytes * WARM_SHARE / 2**20), 1)}MiB"
-        console.print(f"\nStarting the service: {row_bytes / 2**20:.0f} MiB of rows, a warm tier of {capacity} ...")
+        console.print(
+            f"\nStarting the service: {row_bytes / 2**20:.0f} MiB of rows, and a warm tier of {capacity}, a quarter of "
+            "them, so that the tiers show.\nThe first start on a machine compiles the kernels, 20 to 30 s; later ones "
+            "take about 3 s ...",
+            highlight=False,
+        )
         with served(capacity) as service:
             console.print(f"Ready at {service.url} after {service.ready_s:.1f} s.\n", highlight=False)
             with Client(service.url) as client:
@@ -55,7 +60,7 @@ def _datasets(data: Path | None, console: Console) -> Sequence[Dataset]:
         found = read_folder(data)
         datasets = found.datasets
         for remark in found.remarks:
-            console.print(f"Passed over {remark}", style="yellow", highlight=False)
+            console.print(f"Passed over {remark}", style="yellow", highlight=False, markup=False)
         if not datasets:
             raise DataError(f"{data} holds no table: no .npy of rows, no .npz of ids and rows, or of ids alone")
     for dataset in datasets:
@@ -76,6 +81,7 @@ def _import_one(client: Client, dataset: Dataset, progress: Progress) -> None:
 
 
 def _replay(client: Client, datasets: Sequence[Dataset], seconds: float, console: Console) -> list[Replayed]:
+    console.print(f"\nEach table's lookups, replayed for at most {seconds:g} s; the bars then stop where they are.")
     with _progress(console) as progress:
         return [_replay_one(client, dataset, seconds, progress) for dataset in datasets]
 

@@ -33,6 +33,7 @@ def data(tmp_path: Path) -> Path:
     np.save(folder / "shop_items.npy", rng.standard_normal((500, 8)).astype(np.float32))
     np.savez(folder / "shop_sequences.npz", ids=rng.integers(0, 500, 600, np.uint64), lengths=np.full(100, 6))
     np.savez(folder / "clicks_trace.npz", ids=rng.integers(0, 300, 2_000, np.uint64))
+    (folder / "torn.npz").write_bytes(b"PK\x03\x04 and no more")
     return folder
 
 
@@ -62,6 +63,8 @@ def test_once_prints_the_table_and_ends(tmp_path: Path, data: Path) -> None:
     assert re.search(r"shop_items +100 +[\d,]+ +[\d.]+ +[\d.]+ 0.0%", said), said
     assert re.search(r"clicks_trace +8 +[\d,]+ +[\d.]+ +[\d.]+ 0.0%", said), said
     assert "MADE UP from the key" in said
+    assert "Passed over torn.npz: not a NumPy file that can be read" in said
+    assert "replayed for at most 3 s" in said
     assert "All 2,600 rows were compared with their source bit for bit: no difference." in said
     assert leftovers(tmp_path) == []
 
