@@ -1,5 +1,12 @@
 """`python -m loadtest`."""
 
-from loadtest.cli import app
+import sys
+
+try:
+    from loadtest.cli import app
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0].startswith(("embcache", "loadtest")):
+        raise
+    sys.exit(f"loadtest: no module {error.name}: it needs the dev extra: make setup")
 
 app(prog_name="python -m loadtest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from loadtest.records import Report
 
 
 def compare(pairs: Sequence[Pair], rounds: int, console: Console, arguments: Sequence[str] = ()) -> Report:
-    """Measure each pair and say on the console which one is under way.
+    """Measure each pair and say on the console which one is under way, or on stderr where that is no terminal.
 
     arguments: those of the command line, for the report's readers to run it again.
     """
@@ -25,6 +26,8 @@ def compare(pairs: Sequence[Pair], rounds: int, console: Console, arguments: Seq
     )
     with terminated_as_interrupted():
         for pair in pairs:
+            if not console.is_terminal:
+                print(f"{pair.name} ...", file=sys.stderr, flush=True)
             with console.status(f"{pair.name}: {pair.what}"):
                 report.records.append(pair.record(rounds))
     return report

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from loadtest.pairs.registry import ALL, selected
 from loadtest.records import Goal, Report
 from loadtest.report import figure, markdown, print_report
 from loadtest.slices import Figures
+
+ROOT = Path(__file__).parents[2]
 
 
 def pair(name: str, goal: Goal, outcome: Outcome, peer: str | None = "peer") -> Pair:
@@ -47,6 +52,18 @@ def test_report_knows_its_command_machine_and_versions(report: Report) -> None:
     assert report.command == "python -m loadtest compare --only 'a b'"
     assert {"processor", "cores", "memory", "python", "date"} <= set(report.machine)
     assert report.versions["numpy"][0].isdigit()
+
+
+def test_each_pair_is_named_as_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    compare([FAST, LONE], 3, Console(file=StringIO()))
+    assert capsys.readouterr().err.splitlines() == ["fast ...", "lone ..."]
+
+
+def test_without_the_dev_extra_it_says_what_it_needs() -> None:
+    code = "import runpy, sys; sys.modules['hdrh'] = None; runpy.run_module('loadtest', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"loadtest: no module hdrh\S*: it needs the dev extra: make setup\n", done.stderr)
 
 
 def test_report_survives_the_file(report: Report, tmp_path: Path) -> None:
