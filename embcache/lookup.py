@@ -29,8 +29,8 @@ from embcache.views import TableView
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
 
-_GONE = 3  # the owner's word for ids of a version that was dropped
-_LATE = 4
+# The owner's words for an id: without a row, with one, of a version that was dropped; and ours for one that came late.
+_ABSENT, _FOUND, _GONE, _LATE = 0, 1, 3, 4
 _NAMED_IDS = 10  # how many ids an error names
 _HAS_ROW = np.isin(np.arange(256), [HOT, WARM, COLD, NEAR])  # by status
 
@@ -123,7 +123,7 @@ class Lookup:
             reply = future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             future.cancel()
-            self._settle(None)
+            self._settle_late()
         else:
             self._settle(reply)
 
@@ -134,7 +134,7 @@ class Lookup:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 reply = await waiting
         except TimeoutError:
-            self._settle(None)
+            self._settle_late()
         else:
             self._settle(reply)
 
@@ -176,25 +176,36 @@ class Lookup:
         parts = [[self._views[index].number, ids.size, self._views[index].spec.row_bytes] for index, ids in left]
         return self._attachment.link.call("read", {"parts": parts}, [ids for _, ids in left])
 
-    def _settle(self, reply: Reply | None) -> None:
-        """Write the rows and statuses of the ids that were left; None: the owner's answer was not there in time."""
-        payload = None if reply is None else np.frombuffer(reply.payload, np.uint8)
+    def _settle(self, reply: Reply) -> None:
+        """Write the rows and statuses of the ids that were left, as the owner answered them."""
+        payload = np.frombuffer(reply.payload, np.uint8)
         begin = 0
         for index, view in enumerate(self._views):
             segment = self._segments[index]
             count = int(segment[LEFT])
             if not count:
                 continue
-            if payload is None:
-                states, rows_at = np.full(count, _LATE, np.uint8), 0
-            else:
-                states = payload[begin : begin + count]
-                if (states == _GONE).any():
-                    raise VersionGoneError(view.spec.name)
-                rows_at = begin + _padded(count)
-                begin = rows_at + _padded(count * view.spec.row_bytes)
-                rows_at += address_of(payload)
-            probe.settle_misses(segment, rows_at, states)
+            states = payload[begin : begin + count]
+            if (states == _GONE).any():
+                raise VersionGoneError(view.spec.name)
+            rows_at = begin + _padded(count)
+            begin = rows_at + _padded(count * view.spec.row_bytes)
+            probe.settle_misses(segment, address_of(payload) + rows_at, states)
+        self._express()
+
+    def _settle_late(self) -> None:
+        """The deadline has passed: take of the ids that were left what the owner has put into the arena since."""
+        for index, ids in self._left_ids():
+            view = self._views[index]
+            rows = np.empty((ids.size, view.spec.row_bytes), np.uint8)
+            status, misses = np.empty(ids.size, np.uint8), np.empty(ids.size, np.int32)
+            again = np.empty((1, SEGMENT_COLUMNS), np.int64)
+            again[0, :COUNT] = view.columns
+            again[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
+            late = self._attachment.probe(again)
+            states = np.where(status == WARM, _FOUND, _ABSENT).astype(np.uint8)
+            states[misses[:late]] = _LATE
+            probe.settle_misses(self._segments[index], address_of(rows), states)
         self._express()
 
     def _express(self) -> None:

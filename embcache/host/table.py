@@ -120,7 +120,7 @@ class HostTable:
 
     def count_use(self, slots: NDArray[np.int64]) -> None:
         """Note that readers hit these slots."""
-        writer.count_use(self._use, slots)
+        writer.count_use(self._place, self._use, slots)
 
     def take_over(self, old: HostTable, first_set: int, sets: int) -> None:
         """Put in the rows of some sets of an older region of the same table, with their use."""

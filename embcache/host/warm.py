@@ -61,7 +61,8 @@ def _probe(tables: HostTables) -> NDArray[np.int64]:
     segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
     segments[0, :COUNT] = (0, 1, 4 * _DIM, address_of(out))
     segments[0, COUNT:LEFT] = (*(_IDS.size, address_of(_IDS), address_of(out), address_of(status), address_of(misses)),)
-    probe.probe(tables.arena.address, segments, private_ring().address, MASK, np.uint64(0))
+    ring = private_ring()  # the kernel takes its address
+    probe.probe(tables.arena.address, segments, ring.address, MASK, np.uint64(0))
     segments[0, LEFT] = 0
     return segments
 

@@ -345,12 +345,14 @@ def mark_absent(region, ids, absent_hand, counters):
 
 
 @kernel
-def count_use(use, slots):
-    """Note that slots (int64 [n]) were used; numbers beyond the table are passed over."""
+def count_use(region, use, slots):
+    """Note that slots (int64 [n]) were used; numbers beyond the table, and slots that hold nothing, are passed over."""
     for i in range(slots.shape[0]):
         slot = slots[i]
         if 0 <= slot < use.shape[0] and use[slot] < MOST_USE:
-            use[slot] += np.uint8(1)
+            stamp = np.uint64(load_relaxed(_head(region, slot // WAYS)))
+            if (stamp & _bit(slot % WAYS)) != np.uint64(0):
+                use[slot] += np.uint8(1)
 
 
 @kernel

@@ -61,10 +61,11 @@ def test_any_row_survives_as_the_oracle_says(code: int, row: list[float]) -> Non
 
 @pytest.mark.parametrize("scale", [1.0, 1e38, 1e-38, 1e-40, 1e-44])
 def test_q8_is_the_clients_also_for_rows_wider_than_f32s_range_and_subnormal_ones(scale: float) -> None:
-    rows = np.random.default_rng(3).standard_normal((500, 7)) * scale
-    rows[0] = (-3e38, 3e38, 0, 1, 3.4e38, -3.4e38, 1e38)
     largest = float(np.finfo(np.float32).max)
-    wanted = to_q8(rows := rows.clip(-largest, largest).astype(np.float32))
+    drawn = np.random.default_rng(3).standard_normal((500, 7)) * scale
+    drawn[0] = (-3e38, 3e38, 0, 1, 3.4e38, -3.4e38, 1e38)
+    rows = drawn.clip(-largest, largest).astype(np.float32)
+    wanted = to_q8(rows)
     encoded, _ = encode_rows(rows, Q8)
     assert wanted.scale is not None
     assert wanted.bias is not None

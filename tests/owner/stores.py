@@ -27,6 +27,8 @@ class WatchedStore:
         self.keep_despite_error = False  # of the next write of a meta value that fails
         self.bulk_errors: list[Exception] = []
         self.reading = threading.Semaphore(0)
+        self._held_version: int | None = None
+        self._held_after = False
         self._gate = threading.Event()
         self._gate.set()
 
@@ -42,8 +44,12 @@ class WatchedStore:
         self._opened = None
 
     @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Reads that begin inside the block end after it; `reading` is released once for each."""
+    def held_back(self, version: int | None = None, *, after: bool = False) -> Iterator[None]:
+        """Reads that begin inside the block, all or those of a version, end after it; `reading` is released for each.
+
+        after: they are held back when they have their rows already.
+        """
+        self._held_version, self._held_after = version, after
         self._gate.clear()
         try:
             yield
@@ -61,11 +67,13 @@ class WatchedStore:
     def read(self, version: int, row_bytes: int, ids: U64Array) -> tuple[U8Array, U8Array]:
         self.asked.append(ids.tolist())
         error = self.read_errors.pop() if self.read_errors else None
+        held = self._held_version in (None, version)
+        found = self._store.read(version, row_bytes, ids) if held and self._held_after else None
         self.reading.release()
-        assert self._gate.wait(20)
+        assert not held or self._gate.wait(20)
         if error is not None:
             raise error
-        return self._store.read(version, row_bytes, ids)
+        return found or self._store.read(version, row_bytes, ids)
 
     def put_meta(self, key: str, value: bytes) -> None:
         self.before("put_meta")
@@ -92,6 +100,7 @@ class WatchedStore:
         return _WatchedLoad(self._store.bulk(version, row_bytes), self)
 
     def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+        self.before("commit")
         self._store.commit(changes, meta)
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:

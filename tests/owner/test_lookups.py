@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from embcache import EmbeddingCache
 from embcache.errors import EmbcacheError, Internal, MalformedRequest, Overloaded, StorageCorrupt, TooLarge
-from embcache.host.segment import MISSING, WARM
+from embcache.host.segment import COLD, LATE, MISSING, WARM
 from embcache.local import frames
 from embcache.owner import reads
 from embcache.owner.reads import Part
@@ -35,6 +36,20 @@ def test_rows_come_back_in_the_order_of_the_ids_repeats_too(owner: OwnerThread) 
     state, rows = read(link, catalogue(link)["item"], asked)
     assert (state == 1).all()
     np.testing.assert_array_equal(rows, rows_of(asked, 16))
+
+
+def test_a_lookup_takes_at_its_deadline_what_was_read_in_time(owner: OwnerThread, store: WatchedStore) -> None:
+    link = owner.link()
+    many = some_ids(2 * reads.JOB_IDS)  # reads of few ids share a thread, and end together
+    fill(link, "item", many, rows_of(many, 16))
+    fill(link, "slow", IDS, ROWS, TableSpec(name="slow", dim=4))
+    with EmbeddingCache.attach(owner.folder) as cache, store.held_back(catalogue(link)["slow"].number):
+        asked = {"item": np.concatenate([many, strangers(5)]), "slow": IDS}
+        found = cache.lookup(asked, deadline_ms=3000)
+    assert (found["slow"].status == LATE).all()
+    assert not found["slow"].rows.any()
+    assert found["item"].status.tolist() == [COLD] * many.size + [MISSING] * strangers(5).size
+    np.testing.assert_array_equal(found["item"].rows[: many.size].view(np.uint8), rows_of(many, 16))
 
 
 def test_what_was_read_is_in_the_arena_afterwards(owner: OwnerThread, store: WatchedStore) -> None:
