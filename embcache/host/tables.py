@@ -22,7 +22,7 @@ from embcache.host.table import HostTable, Region
 from embcache.host.writer import write_entry
 
 FILL = 0.9  # of a table's slots that its rows may take, so that all of them find a way, most in their first set
-LEAST_SETS = 8
+LEAST_SETS = 2
 _ABSENT_SHARE = 64  # one byte in this many is for absent marks
 
 
@@ -44,6 +44,11 @@ def region_bytes(row_bytes: int, rows: int) -> int:
     slots = rows / FILL + 4 * rows**0.5  # the fewer sets there are, the more unevenly they fill
     sets = max(LEAST_SETS, math.ceil(slots / layout.WAYS))
     return _region_size(row_bytes, sets)
+
+
+def least_bytes(row_bytes: int) -> int:
+    """Bytes of the smallest region that rows of so many bytes can have."""
+    return _region_size(row_bytes, LEAST_SETS)
 
 
 def _absent_sets(sets: int, stride: int) -> int:

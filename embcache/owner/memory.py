@@ -18,7 +18,7 @@ from embcache.errors import TooLarge
 from embcache.host.arena import Arena
 from embcache.host.table import HostTable
 from embcache.host.tables import HostTables, NoRoomError
-from embcache.owner.shares import moves, shares, wanted
+from embcache.owner.shares import Want, moves, shares
 from embcache.owner.threads import log
 
 SLICE_BYTES = 2 << 20
@@ -32,7 +32,7 @@ class Memory:
         """`arena` is writable, and nobody else writes it."""
         self._capacity = arena.capacity
         self.tables = HostTables(arena, huge_pages=huge_pages)
-        self._wants: dict[int, int] = {}
+        self._wants: dict[int, Want] = {}
         self._at_entry: dict[int, int] = {}
         self._moving: int | None = None
         self._moving_to: HostTable | None = None
@@ -40,7 +40,8 @@ class Memory:
 
     def fill(self, versions: dict[int, tuple[int, int]]) -> None:
         """Make the regions of all versions at the start: {version: (row_bytes, rows)}."""
-        self._wants = {version: wanted(*shape) for version, shape in versions.items()}
+        self._wants = {version: Want.of(*shape) for version, shape in versions.items()}
+        self._check_room(self._wants)
         given = shares(self._wants, self._capacity)
         for version, (row_bytes, _) in versions.items():
             self._make(version, row_bytes, given[version])
@@ -48,11 +49,13 @@ class Memory:
     def add(self, version: int, row_bytes: int, rows: int, replaced: int | None = None) -> None:
         """Make the region of a new version that will hold `rows` rows, in place of `replaced`, soon to be removed.
 
-        TooLarge when the arena has no place for another version. What others must give up for it they do in the
-        background: until then the region is larger than what it may use, but none of it is in use yet.
+        TooLarge when the arena has no place for another version, not even for a few rows. What others must give up
+        for it they do in the background: until then the region is larger than what it may use, but none of it is in
+        use yet.
         """
         wants = {other: want for other, want in self._wants.items() if other != replaced}
-        wants[version] = wanted(row_bytes, rows)
+        wants[version] = Want.of(row_bytes, rows)
+        self._check_room(wants)
         self._make(version, row_bytes, shares(wants, self._capacity)[version])
         self._wants[version] = wants[version]
         self._changed.set()
@@ -144,6 +147,15 @@ class Memory:
             self._unmake(version)
         finally:
             self._moving = self._moving_to = None
+
+    def _check_room(self, wants: dict[int, Want]) -> None:
+        least = sum(want.least for want in wants.values())
+        if least > self._capacity:
+            raise TooLarge(
+                f"the warm tier needs {least} bytes for a few rows of each of {len(wants)} table versions, and has "
+                f"{self._capacity}: raise warm.capacity",
+                {"least": least, "capacity": self._capacity},
+            )
 
     def _make(self, version: int, row_bytes: int, size: int) -> None:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embcache.config import Settings
+from embcache.config import Settings, shown_size
 from embcache.errors import ConfigError, NotReady
 from embcache.host.arena import Arena
 from embcache.owner.hotline import raise_failure, receive_line, send_line
@@ -155,8 +155,8 @@ def _arena(capacity: int) -> Arena:
         return Arena.create(capacity)
     except OSError as error:
         raise ConfigError(
-            f"warm.capacity: {capacity} bytes cannot be had ({error.strerror}): 8 times the capacity is mapped, as "
-            "address space; make it smaller, or raise the limit on address space"
+            f"warm.capacity: {shown_size(capacity)} cannot be had ({error.strerror}): 8 times the capacity is mapped, "
+            "as address space; make it smaller, or raise the limit on address space"
         ) from error
 
 

@@ -2,13 +2,15 @@
 
 Where everything fits, each version gets what it wants: room for all its rows and some to grow. Where it does not, water
 is poured (max-min fairness): small versions still get all they want, the large ones get equal shares of the rest.
+A version cannot do with less than a few rows, which for wide ones may be more than an equal share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from embcache.host.tables import region_bytes
+from embcache.host.tables import least_bytes, region_bytes
 
 HEADROOM = 1.1
 LEAST_BYTES = 256 << 10  # what an empty version wants
@@ -16,14 +18,32 @@ FILLED = 0.97  # of the capacity that is poured, so that one more small table mo
 WORTH_GROWING = 1.25  # a region is made larger if it grows at least so much: moving its rows is work
 
 
-def wanted(row_bytes: int, rows: int) -> int:
-    """Bytes in which `rows` rows of `row_bytes` bytes find a place, and some more."""
-    return max(LEAST_BYTES, region_bytes(row_bytes, int(rows * HEADROOM)))
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a version would have, room for all its rows, and what it cannot do without: bytes."""
+
+    most: int
+    least: int
+
+    @classmethod
+    def of(cls, row_bytes: int, rows: int) -> Want:
+        """Of a version with `rows` rows of `row_bytes` bytes: with some room to grow."""
+        most = max(LEAST_BYTES, region_bytes(row_bytes, int(rows * HEADROOM)))
+        return cls(max(most, least_bytes(row_bytes)), least_bytes(row_bytes))
 
 
-def shares(wants: Mapping[int, int], capacity: int) -> dict[int, int]:
-    """{version: bytes it gets} for {version: bytes it wants}."""
-    left = int(capacity * FILLED)
+def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
+    """{version: bytes it gets}; within the capacity if the least that all of them want is."""
+    given: dict[int, int] = {}
+    while len(given) < len(wants):
+        left = int(capacity * FILLED) - sum(given.values())
+        poured = _pour({version: want.most for version, want in wants.items() if version not in given}, left)
+        short = {version: wants[version].least for version, share in poured.items() if share < wants[version].least}
+        given |= short or poured
+    return given
+
+
+def _pour(wants: Mapping[int, int], left: int) -> dict[int, int]:
     given: dict[int, int] = {}
     for count, (version, want) in enumerate(sorted(wants.items(), key=lambda item: item[1])):
         given[version] = min(want, left // (len(wants) - count))

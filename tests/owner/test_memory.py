@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embcache.errors import TooLarge
 from embcache.host.arena import Arena
 from embcache.host.ring import UseRing
 from embcache.host.segment import WARM
 from embcache.host.sweep import SAMPLE
+from embcache.host.tables import least_bytes
 from embcache.local.link import Link
 from embcache.owner import memory
-from embcache.owner.shares import FILLED, moves, shares, wanted
+from embcache.owner.shares import FILLED, Want, moves, shares
 from embcache.spec import TableSpec
 from tests.host.reader import Reader
 from tests.owner.stores import WatchedStore
-from tests.owner.support import CAPACITY, WAIT, Live, OwnerThread, catalogue, fill, read, rows_of, some_ids
+from tests.owner.support import CAPACITY, ITEM, WAIT, Live, OwnerThread, catalogue, fill, read, rows_of, some_ids
 
 WIDE = TableSpec(name="wide", dim=64)
 OTHER = TableSpec(name="other", dim=64)
@@ -32,7 +34,7 @@ MANY = some_ids(CAPACITY // 256, seed=3)
 
 @given(wants=st.dictionaries(st.integers(1, 50), st.integers(1, 1 << 40)), capacity=st.integers(0, 1 << 40))
 def test_shares_are_fair(wants: dict[int, int], capacity: int) -> None:
-    given_bytes = shares(wants, capacity)
+    given_bytes = shares({v: Want(most, 0) for v, most in wants.items()}, capacity)
     poured = int(capacity * FILLED)
     assert given_bytes.keys() == wants.keys()
     assert all(0 <= given_bytes[v] <= wants[v] for v in wants)
@@ -48,12 +50,45 @@ def test_shares_are_fair(wants: dict[int, int], capacity: int) -> None:
 
 
 @given(
+    pairs=st.dictionaries(st.integers(1, 20), st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1),
+    more=st.integers(0, 3000),
+)
+def test_everyone_gets_the_least_that_it_can_do_with(pairs: dict[int, tuple[int, int]], more: int) -> None:
+    wants = {v: Want(least + further, least) for v, (least, further) in pairs.items()}
+    capacity = sum(want.least for want in wants.values()) + more
+    given_bytes = shares(wants, capacity)
+    assert all(want.least <= given_bytes[v] <= want.most for v, want in wants.items())
+    assert sum(given_bytes.values()) <= capacity
+
+
+def test_wide_tables_stay_within_the_capacity_or_are_refused(tmp_path: Path, store: WatchedStore) -> None:
+    with OwnerThread(store, tmp_path) as owner:
+        link = owner.link()
+        room = CAPACITY // least_bytes(4 * 16384)
+        specs = [TableSpec(name=f"wide{number}", dim=16384).to_json() for number in range(room + 1)]
+        for spec in specs[:-1]:
+            link.call("create", {"spec": spec}).result(WAIT)
+            assert owner.run(settled(owner)) <= CAPACITY
+        with pytest.raises(TooLarge, match=r"raise warm\.capacity"):
+            link.call("create", {"spec": specs[-1]}).result(WAIT)
+        assert len(catalogue(link)) == room > 3
+        link.call("drop", {"table": specs[0]["name"]}).result(WAIT)
+        link.call("create", {"spec": ITEM.to_json()}).result(WAIT)
+
+
+async def settled(owner: OwnerThread) -> int:
+    """Bytes of all regions, once they are divided as they should be."""
+    await owner.owner.parts.memory.rebalance()
+    return owner.owner.parts.memory.tables.used
+
+
+@given(
     st.dictionaries(st.integers(1, 20), st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1),
     st.integers(1, 20_000),
 )
 def test_moves_end_within_the_capacity_and_spare_what_fits(pairs: dict[int, tuple[int, int]], capacity: int) -> None:
     sizes = {v: size for v, (size, _) in pairs.items()}
-    targets = shares({v: want for v, (_, want) in pairs.items()}, capacity)
+    targets = shares({v: Want(want, 0) for v, (_, want) in pairs.items()}, capacity)
     made = moves(sizes, targets, capacity)
     after = sizes | made
     assert sum(after.values()) <= max(capacity, sum(min(sizes[v], targets[v] * 1.25) for v in sizes))
@@ -74,7 +109,7 @@ def test_a_version_that_fits_holds_all_its_rows(tmp_path: Path, store: WatchedSt
         found, status = owner.warm(live.number, ids)
         assert (status == WARM).all()
         assert found.tobytes() == rows_of(ids, 256).tobytes()
-        assert wanted(256, len(ids)) < CAPACITY
+        assert Want.of(256, len(ids)).most < CAPACITY
 
 
 def sizes(owner: OwnerThread) -> dict[int, int]:
