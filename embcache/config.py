@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from embcache.errors import ConfigError
 from embcache.spec import TableSpec
@@ -32,10 +32,38 @@ def parse_size(value: object) -> object:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip())
     if match is None or match[2] not in _UNITS:
         raise ValueError('should be a size such as "512MiB", "2GiB" or a number of bytes')
+    if len(match[1]) > 30:  # beyond any size, and near to what Python refuses to convert
+        raise ValueError(f"should be at most {shown_size(MAX_SIZE)}")
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
-Size: TypeAlias = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+def shown_size(nbytes: int) -> str:
+    """Bytes in powers of two, for people: "1.5 GiB"."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024 or unit == "TiB":
+            break
+    return f"{value:,.1f} {unit}"
+
+
+def _at_most(limit: int) -> AfterValidator:
+    """Beyond it the parts of the service fail, each in a way of its own, long after the settings were read."""
+
+    def check(size: int) -> int:
+        if size > limit:
+            raise ValueError(f"should be at most {shown_size(limit)}")
+        return size
+
+    return AfterValidator(check)
+
+
+MAX_SIZE = 16 << 40
+MAX_BLOCK_CACHE = 4 << 40  # RocksDB crashes when it lays out a larger one
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _at_most(MAX_SIZE)]
+Seconds: TypeAlias = Annotated[float, Field(le=2_000_000)]  # what a socket takes as its timeout, and no more
 FilePath: TypeAlias = Annotated[Path, Field(strict=False)]
 Role: TypeAlias = Literal["read", "write", "admin"]
 
@@ -43,7 +71,7 @@ Role: TypeAlias = Literal["read", "write", "admin"]
 class Section(BaseModel):
     """A section of the file. A key that is not a field of it is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Server(Section):
@@ -54,12 +82,12 @@ class Server(Section):
     uds: FilePath | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 64 << 20
-    max_ids_per_request: Annotated[int, Field(ge=1)] = 1 << 20
+    max_ids_per_request: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
     reply_pool: Annotated[Size, Field(ge=1 << 20)] = 512 << 20
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
-    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    keep_alive_s: Annotated[int, Field(ge=1)] = 75
-    grace_s: Annotated[float, Field(ge=0)] = 10.0
+    body_timeout_s: Annotated[Seconds, Field(gt=0)] = 30.0
+    keep_alive_s: Annotated[int, Field(ge=1, le=2_000_000)] = 75
+    grace_s: Annotated[Seconds, Field(ge=0)] = 10.0
 
 
 class Updates(Section):
@@ -67,14 +95,14 @@ class Updates(Section):
 
     waiting_bytes: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
     log_bytes: Annotated[Size, Field(ge=1 << 20)] = 1 << 30
-    log_age_s: Annotated[float, Field(gt=0)] = 86400.0
+    log_age_s: Annotated[float, Field(gt=0, le=1e9)] = 86400.0
 
 
 class Owner(Section):
     """[owner]: the process that holds the cold tier and writes the warm one."""
 
-    start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    import_idle_s: Annotated[float, Field(gt=0)] = 600.0
+    start_timeout_s: Annotated[Seconds, Field(gt=0)] = 120.0
+    import_idle_s: Annotated[Seconds, Field(gt=0)] = 600.0
 
 
 def _device(value: object) -> object:
@@ -104,10 +132,10 @@ class Cold(Section):
 
     backend: Literal["rocksdb"] = "rocksdb"
     path: FilePath = Path("data")
-    block_cache: Size = 0
+    block_cache: Annotated[Size, _at_most(MAX_BLOCK_CACHE)] = 0
     write_buffer: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
     wal_limit: Annotated[Size, Field(ge=1 << 20)] = 512 << 20
-    open_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    open_timeout_s: Annotated[Seconds, Field(gt=0)] = 60.0
 
 
 class Token(Section):

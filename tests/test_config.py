@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from embcache.config import Settings, Token, parse_size, setting_names
+from embcache.config import Settings, Token, parse_size, setting_names, shown_size
 from embcache.errors import ConfigError
 from embcache.spec import Constant, TableSpec, Uniform
 
@@ -147,6 +148,14 @@ def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
         ("[server]\nport = 70000", r"server.port should be less than or equal to 65535 \(got 70000\)"),
         ('[server]\nport = "7070"', r"server.port should be a valid integer \(got '7070'\)"),
         ("[warm]\ncapacity = 10", r"warm.capacity should be greater than or equal to 65536"),
+        ('[warm]\ncapacity = "20TiB"', r"warm.capacity should be at most 16.0 TiB \(got '20TiB'\)"),
+        ('[cold]\nblock_cache = "99999TiB"', r"cold.block_cache should be at most 16.0 TiB"),
+        ('[cold]\nblock_cache = "8TiB"', r"cold.block_cache should be at most 4.0 TiB"),
+        (f'[cold]\nwrite_buffer = "{"9" * 5000}"', r"cold.write_buffer should be at most 16.0 TiB"),
+        (f'[cold]\nwrite_buffer = "{"9" * 400}.5"', r"cold.write_buffer should be at most 16.0 TiB"),
+        ("[server]\nbody_timeout_s = inf", r"server.body_timeout_s should be a finite number \(got inf\)"),
+        ("[owner]\nimport_idle_s = nan", r"owner.import_idle_s should be a finite number"),
+        ("[owner]\nstart_timeout_s = 1e300", r"owner.start_timeout_s should be less than or equal to 2000000"),
         ("[hot]\ndevice = 0", r"hot.device asks for a GPU, and the GPU tier is not in this release: .*\(got 0\)"),
         ('[hot]\ndevice = "cuda"', r'hot.device should be "auto", "off" or a CUDA device number'),
         ('[cold]\nbackend = "redis"', r"cold.backend should be 'rocksdb' \(got 'redis'\)"),
@@ -179,6 +188,20 @@ def test_a_mistake_is_named_with_what_would_be_right(load: Any, text: str, compl
 def test_a_mistake_in_the_environment_names_the_variable(load: Any, variable: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load("", **{variable: "x"})
+
+
+def test_no_number_of_the_environment_is_infinite(load: Any) -> None:
+    for name, value in Settings():
+        for key, default in value if isinstance(value, BaseModel) else ():
+            if isinstance(default, float):
+                for text in ("inf", "-inf", "nan"):
+                    with pytest.raises(ConfigError, match="finite number"):
+                        load("", **{f"EMBCACHE_{name}__{key}".upper(): text})
+
+
+@pytest.mark.parametrize(("size", "shown"), [(1000, "1000 B"), (1536 << 20, "1.5 GiB"), (3 << 50, "3,072.0 TiB")])
+def test_sizes_are_shown_as_they_are_written(size: int, shown: str) -> None:
+    assert shown_size(size) == shown
 
 
 def test_all_mistakes_are_told_at_once(load: Any) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from embcache.cli.plan import Need
 from embcache.cli.tables import TableInfo
-from embcache.config import Settings
+from embcache.config import Settings, shown_size
 from embcache_client import STATUS_NAMES, TableRows
 
 SHOWN = 8
@@ -28,8 +28,8 @@ def tables_table(infos: Sequence[TableInfo]) -> Table:
             f"{info.spec.dim:,}",
             f"{info.rows:,}",
             f"{info.warm_rows:,}",
-            size(info.warm_bytes),
-            size(info.cold_bytes),
+            shown_size(info.warm_bytes),
+            shown_size(info.cold_bytes),
         )
     return table
 
@@ -49,28 +49,16 @@ def plan_table(needs: Sequence[Need], settings: Settings, disk_free: int | None)
     """One line a dtype: bytes a row, in host memory, on disk, and how that fits what is configured."""
     capacity = settings.warm.capacity
     table = Table("dtype", box=None)
-    for column in ("row", "warm: all rows", f"warm of {size(capacity)} holds", "cold: all rows (about)"):
+    for column in ("row", "warm: all rows", f"warm of {shown_size(capacity)} holds", "cold: all rows (about)"):
         table.add_column(column, justify="right")
     for need in needs:
         holds = need.warm_rows(capacity)
-        fits = "" if disk_free is None or need.cold <= disk_free else f", {size(disk_free)} free"
+        fits = "" if disk_free is None or need.cold <= disk_free else f", {shown_size(disk_free)} free"
         table.add_row(
             need.dtype,
             f"{need.row:,} B",
-            size(need.warm),
+            shown_size(need.warm),
             "all" if holds == need.rows else f"{holds / need.rows:.1%} ({holds:,})",
-            size(need.cold) + fits,
+            shown_size(need.cold) + fits,
         )
     return table
-
-
-def size(nbytes: int) -> str:
-    """Bytes in powers of two, as config.toml writes them: "1.5 GiB"."""
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    value = float(nbytes)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1024 or unit == "TiB":
-            break
-    return f"{value:,.1f} {unit}"

@@ -24,6 +24,7 @@ from embcache.errors import ConfigError, EmbcacheError
 from embcache.host.memory import new_memfd
 from embcache.metrics import BLOCK_BYTES
 from embcache.owner.process import OwnerProcess
+from embcache.service.forewarning import forewarn
 from embcache.service.keeper import Backoff, FrontKeeper
 from embcache.service.listening import Listening
 
@@ -48,6 +49,7 @@ def serve(settings: Settings) -> int:
         contextlib.closing(Listening(settings.server)) as listening,
         contextlib.closing(StopSignals()) as signals,
     ):
+        forewarn(settings)
         supervisor = Supervisor(settings, listening, signals)
         try:
             supervisor.run()
