@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from embcache import EmbeddingCache
-from embcache.spec import TableSpec
 from embcache_client.results import COLD
 from loadtest.pairs.base import Outcome, Pair, enter_peer
+from loadtest.pairs.cold_cache import TABLE, cold_cache
 from loadtest.peers.plain_rocksdict import rocksdict_with_rows
 from loadtest.peers.redis_server import keys_of
 from loadtest.records import Goal
 from loadtest.slices import alternate, rate_side
-from loadtest.workloads import F32s, U64s, random_ids, rows_from_ids
+from loadtest.workloads import U64s, random_ids, rows_from_ids
 
-TABLE, ROWS, DIM, LOOKUP_IDS = "rows", 1_000_000, 64, 4096
+ROWS, DIM, LOOKUP_IDS = 1_000_000, 64, 4096
 CALLS_A_SLICE = 4
-IMPORT_ROWS = 50_000
-CONFIG = """
-[warm]
-capacity = "4MiB"
-[cold]
-path = "data"
-"""
 
 
 def measure(rounds: int) -> Outcome:
@@ -41,7 +32,7 @@ def measure(rounds: int) -> Outcome:
     strays: list[int] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="loadtest-cold-")))
-        cache = stack.enter_context(_filled_cache(folder, ids, rows))
+        cache = stack.enter_context(cold_cache(folder, ids, rows))
         database, absent = enter_peer(stack, rocksdict_with_rows(folder / "peer", keys_of(ids), rows))
 
         def look_up(query: U64s) -> None:
@@ -54,18 +45,6 @@ def measure(rounds: int) -> Outcome:
         figures = alternate(ours, theirs, rounds)
     share = sum(strays) / (len(strays) * LOOKUP_IDS)
     return Outcome(*figures, absent=absent, note=f"{share:.2%} of our ids were not cold" if share else "")
-
-
-@contextmanager
-def _filled_cache(folder: Path, ids: U64s, rows: F32s) -> Iterator[EmbeddingCache]:
-    """A cache of its own owner, with all rows imported."""
-    config = folder / "config.toml"
-    config.write_text(CONFIG, encoding="utf-8")
-    with EmbeddingCache.open(config) as cache:
-        with cache.importing(TABLE, TableSpec(name=TABLE, dim=DIM)) as filling:
-            for start in range(0, len(ids), IMPORT_ROWS):
-                filling.write(ids[start : start + IMPORT_ROWS], rows[start : start + IMPORT_ROWS])
-        yield cache
 
 
 PAIR = Pair(

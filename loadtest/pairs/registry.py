@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtest.pairs import cold_lookup, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs import cold_lookup, cold_small, http_clients, http_lookup, http_small, memory, startup, warm_lookup
 from loadtest.pairs.base import Pair
 
 ALL: tuple[Pair, ...] = (
     warm_lookup.PAIR,
     http_lookup.PAIR,
     http_small.PAIR,
+    http_clients.PAIR,
     cold_lookup.PAIR,
+    cold_small.PAIR,
     memory.PAIR,
     startup.WARM,
     startup.FIRST,

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from loadtest.pairs import cold_lookup, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs import cold_lookup, cold_small, http_clients, http_lookup, http_small, memory, startup, warm_lookup
 from loadtest.pairs.base import Outcome, enter_peer
 from loadtest.pairs.host_table import BareTable, Reader
 from loadtest.peers.redis_server import redis_with_rows
@@ -49,6 +49,17 @@ def test_cold_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measured(monkeypatch, cold_lookup, ROWS=70_000, CALLS_A_SLICE=2)
     assert len(outcome.theirs.slices) == 3
     assert outcome.note == ""
+
+
+def test_cold_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, cold_small, ROWS=70_000, CALLS_A_SLICE=5)
+    assert len(outcome.ours.slices) == 3
+    assert outcome.note == ""
+
+
+def test_http_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, http_clients, ROWS=8_000, CALLS_A_SLICE=5)
+    assert len(outcome.theirs.slices) == 3
 
 
 def test_http_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
