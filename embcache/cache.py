@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -36,9 +37,21 @@ _LINE = 64
 _RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 
+_caches: weakref.WeakSet[EmbeddingCache] = weakref.WeakSet()
+
+
+def _leave_all_behind() -> None:
+    for cache in list(_caches):
+        cache.leave_behind()
+
+
+os.register_at_fork(after_in_child=_leave_all_behind)
+
 
 class EmbeddingCache:
     """Lookups in this process. `open` one with an owner of its own, or `attach` to a running one. Safe for threads.
+
+    A forked child cannot use its parent's: there, `attach` another one.
 
     with EmbeddingCache.open("config.toml") as cache:
         rows = cache.lookup({"item": ids})["item"].rows      # float32 [n, dim]
@@ -51,6 +64,7 @@ class EmbeddingCache:
         self._owner: OwnerProcess | None = None
         self._lock = threading.Lock()  # over who (re)connects
         self._closed = False
+        self._forked = False
         self._buffers = BufferPool()
         # Compiled, or loaded, while the owner starts: the first lookup should not be the one that waits for it.
         warming = threading.Thread(target=warm_readers, name="embcache-warm")
@@ -59,6 +73,7 @@ class EmbeddingCache:
             self._attachment = self._connect()
         finally:
             warming.join()
+        _caches.add(self)
 
     @classmethod
     def open(cls, config: str | os.PathLike[str] | Settings) -> Self:
@@ -76,6 +91,7 @@ class EmbeddingCache:
 
     def close(self) -> None:
         """Leave; an owner of our own is stopped, and its store closed cleanly. A second call does nothing."""
+        _caches.discard(self)
         with self._lock:
             self._closed = True
             self._attachment.close()
@@ -207,6 +223,8 @@ class EmbeddingCache:
     def attached(self) -> Attachment:
         """A live attachment with the current catalogue, made anew if the owner was lost. Blocks; may be NotReady."""
         attachment = self._attachment
+        if self._forked:
+            raise NotReady("this cache was opened before a fork, in another process: attach one in this process")
         if not attachment.alive:
             with self._lock:
                 if not self._attachment.alive and not self._closed:
@@ -219,6 +237,15 @@ class EmbeddingCache:
         return attachment
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    def leave_behind(self) -> None:
+        """After a fork, in the child: everything is still the parent's."""
+        self._lock = threading.Lock()  # somebody may have held the other one
+        self._closed = self._forked = True
+        self._attachment.link.abandon()
+        if self._owner is not None:
+            self._owner.abandon()
+            self._owner = None
 
     def _connect(self) -> Attachment:
         """Attach to the owner; where it is our own and dead, start another first."""

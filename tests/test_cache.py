@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +277,50 @@ def test_an_owner_that_dies_is_started_again_with_all_its_rows(tmp_path: Path) -
             except NotReady:
                 continue
         np.testing.assert_array_equal(answer.rows, naive.lookup("survives", ids)[0])
+
+
+def test_a_forked_child_leaves_its_parents_cache_alone_and_attaches_one(tmp_path: Path) -> None:
+    script = f"""
+import os, sys, time
+from embcache import EmbeddingCache
+from embcache.config import Settings
+from embcache.errors import NotReady
+import numpy as np
+ids = np.arange(100, dtype=np.uint64)
+cache = EmbeddingCache.open(Settings.load({str(settings_in(tmp_path).cold.path.parent / "config.toml")!r}))
+with cache.importing("item", {{"name": "item", "dim": 2}}) as load:
+    load.write(ids, np.ones((100, 2), np.float32))
+child = os.fork()
+if child == 0:
+    try:
+        cache.lookup({{"item": ids}})
+    except NotReady as error:
+        assert "before a fork" in str(error)
+        cache.close()
+        with EmbeddingCache.attach({str(tmp_path / "data")!r}) as own:
+            assert (own.lookup({{"item": ids}})["item"].rows == 1).all()
+            os._exit(7)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert (cache.lookup({{"item": ids}})["item"].rows == 1).all()
+if os.fork() == 0:
+    time.sleep(60)
+print(cache._owner.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as parent:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        line = parent.stdout.readline()
+        assert line, parent.stderr.read().decode()
+        owner = Path(f"/proc/{int(line)}")
+        end = time.monotonic() + 20
+        while owner.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        lived = owner.exists()
+        os.killpg(parent.pid, signal.SIGKILL)
+    assert not lived, "the owner lives on for the sake of a forked child"
 
 
 def test_a_second_reader_attaches_beside_the_first(cache: EmbeddingCache) -> None:

@@ -121,6 +121,16 @@ class Link:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what was inherited. The parent's link goes on; this one has no thread."""
+        self._lock = threading.Lock()  # somebody may have held the other one
+        self._lost = NotReady("the link was made before a fork, in another process")
+        self._connection.close()
+        for fd in (self.arena_fd, self.ring_fd, self._wake_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.arena_fd = self.ring_fd = self._wake_fd = -1
+
     def _send(self, future: Future[Reply], meta: Mapping[str, Any], payload: Sequence[frames.Buffer]) -> None:
         if self._lost is not None:
             raise NotReady(self._lost.message, self._lost.detail)

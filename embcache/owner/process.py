@@ -110,6 +110,10 @@ class OwnerProcess:
         self._bury()
         return status
 
+    def abandon(self) -> None:
+        """In a forked child: the owner is not ours, and must not live for our sake."""
+        self._line.close()
+
     def __enter__(self) -> Self:
         return self
 
