@@ -28,6 +28,16 @@ def check_msgpack(headers: Headers) -> None:
         raise UnsupportedMediaType(f"the request has {shown}; it should be {MEDIA_TYPE}", {"right": list(MEDIA_TYPES)})
 
 
+def speaks_json(scope: Scope) -> bool:
+    """Whether the request's body is declared as JSON, or JSON is among what its client accepts by name."""
+    return any(
+        media.partition(b";")[0].strip().lower() == b"application/json"
+        for name, value in scope["headers"]
+        if name in (b"content-type", b"accept")
+        for media in value.split(b",")
+    )
+
+
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """The whole body, of at most `limit` bytes.
 

@@ -47,12 +47,17 @@ class AnswersNow(Protocol):
         ...
 
 
+class _HeadTooLarge(Exception):
+    """Ends the parsing of a request whose head is whole, and too large."""
+
+
 class Connection(HttpToolsProtocol):
     """A client's connection; uvicorn makes one for each."""
 
     _default_lines: tuple[object, bytes] = (None, b"")  # uvicorn's own headers, and the same as they are sent
     began = 0.0  # loop time at which the last request's first byte came, or the connection itself
     _head_bytes = 0
+    _read_bytes = 0  # of all reads that a head may be in: what it can be at most
     _stuck: tuple[int, float] | None = None  # bytes that wait for a slow reader, and since when they are as many
     _idle: tuple[object, float] | None = None  # the scope last seen at rest, and since when
 
@@ -80,6 +85,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._parsing = True
+        self._read_bytes += len(data)
         super().data_received(data)
         self._parsing = False
         if self._held is not None:
@@ -87,13 +93,27 @@ class Connection(HttpToolsProtocol):
         if self._in_head():
             self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self.refuse(413, "too_large", f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
+                self._refuse_head()
+        else:
+            self._read_bytes = 0
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
         self.began = self.loop.time()
         self._head_bytes = -1  # the bytes that come with this first one are not counted
+
+    def on_headers_complete(self) -> None:
+        if self._is_head_too_large():
+            raise _HeadTooLarge  # to the parser, which calls it an error: see send_400_response
+        super().on_headers_complete()
+
+    def _is_head_too_large(self) -> bool:
+        """Whether what was parsed of the last head is. Counted only where so much was read at all: seldom."""
+        if self._read_bytes <= MAX_HEAD_BYTES:
+            return False
+        headers = sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+        return len(self.url) + headers > MAX_HEAD_BYTES
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Called when a request's head is there. What comes with it in the same read is parsed before it is started."""
@@ -144,7 +164,13 @@ class Connection(HttpToolsProtocol):
         return Connection._default_lines[1]
 
     def send_400_response(self, msg: str) -> None:
-        self.refuse(400, "malformed_request", "what was sent is not HTTP/1.1")
+        if self._in_head() and self._is_head_too_large():
+            self._refuse_head()
+        else:
+            self.refuse(400, "malformed_request", "what was sent is not HTTP/1.1")
+
+    def _refuse_head(self) -> None:
+        self.refuse(413, "too_large", f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
 
     def refuse(self, status: int, code: str, message: str) -> None:
         """Answer a request that never was one, and close."""

@@ -71,7 +71,7 @@ class LookupEndpoint:
         except (Exception, asyncio.CancelledError) as error:
             failure = failures.of(error)
             self._counters.failed(failure.code)
-            await send_failure(failure, send)
+            await send_failure(failure, scope, send)
             return
         await send_reply(reply, self.pool, scope, send)
 

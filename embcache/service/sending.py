@@ -1,4 +1,4 @@
-"""Replies in msgpack on their way out: head and body in one system call, pooled memory back once it is free.
+"""Replies of lookups on their way out: head and body in one system call, pooled memory back once it is free.
 
 ASGI's `send` begins by waiting until the kernel has taken what was written before (Connection sets the transport's
 limit to 0). So once an empty piece has been sent, the body has left its buffer, unless the connection broke.
@@ -6,17 +6,19 @@ limit to 0). So once an empty piece has been sent, the body has left its buffer,
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import msgpack
 
-from embcache.service.bodies import Scope, Send
+from embcache.service.bodies import Scope, Send, speaks_json
 from embcache.service.buffers import Buffer, BufferPool
 from embcache.service.connection import EXTENSION, Connection
 from embcache.service.failures import Failure
 from embcache_client.wire import MEDIA_TYPE
 
 _TYPE = (b"content-type", MEDIA_TYPE.encode())
+_JSON = (b"content-type", b"application/json")
 _NOTHING_YET = {"type": "http.response.body", "body": b"", "more_body": True}
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -48,10 +50,12 @@ async def send_reply(reply: Reply, pool: BufferPool, scope: Scope, send: Send) -
     await send(_END)
 
 
-async def send_failure(failure: Failure, send: Send) -> None:
-    """Send an error in msgpack."""
-    body = msgpack.packb({"error": failure.error})
-    await send(_head(failure.status, len(body), failure.headers))
+async def send_failure(failure: Failure, scope: Scope, send: Send) -> None:
+    """Send an error in msgpack; in JSON to who sent JSON or accepts it, such as a person at a terminal."""
+    told = {"error": failure.error}
+    as_json = speaks_json(scope)
+    body = json.dumps(told).encode() if as_json else msgpack.packb(told)
+    await send(_head(failure.status, len(body), failure.headers, _JSON if as_json else _TYPE))
     await send({"type": "http.response.body", "body": body})
 
 
@@ -60,9 +64,11 @@ def head_lines(size: int) -> bytes:
     return b"content-type: application/msgpack\r\ncontent-length: %d\r\n" % size
 
 
-def _head(status: int, size: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
+def _head(
+    status: int, size: int, headers: tuple[tuple[bytes, bytes], ...] = (), kind: tuple[bytes, bytes] = _TYPE
+) -> dict[str, Any]:
     return {
         "type": "http.response.start",
         "status": status,
-        "headers": (_TYPE, (b"content-length", b"%d" % size), *headers),
+        "headers": (kind, (b"content-length", b"%d" % size), *headers),
     }

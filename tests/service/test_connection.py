@@ -171,6 +171,32 @@ def test_a_head_without_end_is_refused() -> None:
         assert str(MAX_HEAD_BYTES) in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nx: " + b"a" * 40_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000,
+    ],
+    ids=["path", "both", "headers"],
+)
+def test_a_head_that_is_whole_and_too_large_is_refused(head: bytes) -> None:
+    with serving(Echo()) as server, connect(server.port) as client:
+        client.sendall(fill(10, 1))
+        assert receive(client).status == 200
+        send_until_closed(client, head + b"\r\n")
+        answer = receive(client)
+        assert (answer.status, answer.json()["error"]["code"]) == (413, "too_large")
+        assert ends(client)
+
+
+def test_a_head_within_the_limit_is_taken_with_a_large_body() -> None:
+    with serving(Echo()) as server, connect(server.port) as client:
+        for _ in range(2):
+            client.sendall(post("/?10", b" " * MIB, "x: " + "a" * (MAX_HEAD_BYTES - 1000)))
+            assert receive(client).status == 200
+
+
 def test_what_is_not_http_is_told_so() -> None:
     with serving(Echo()) as server, connect(server.port) as client:
         client.sendall(b"EHLO example.org\r\n\r\n")

@@ -36,7 +36,7 @@ def error_of(answer: Answer) -> dict[str, object]:
 
 MSGPACK = [
     (get("/v1/lookup"), 405, "method_not_allowed", "/v1/lookup takes POST, not GET"),
-    (post("/v1/lookup", b"{}", content_type="application/json"), 415, "unsupported_media_type", "'application/json'"),
+    (post("/v1/lookup", b"{}", content_type="text/plain"), 415, "unsupported_media_type", "'text/plain'"),
     (post("/v1/lookup", b"")[:-2] + b"x: y\r\n\r\n", 400, "malformed_request", "ends in the middle of a value"),
     (post("/v1/lookup", msgpack.packb([])), 400, "malformed_request", "should be a msgpack map, not an array"),
     (post("/v1/lookup", b"\x91" * 1000), 400, "malformed_request", "nested too deeply at byte 4"),
@@ -63,6 +63,9 @@ MSGPACK = [
     (post("/v1/imports/abc-f32-12-item/rows", b"{}", content_type="text/plain"), 415, "unsupported_media_type", "text"),
 ]
 JSON = [
+    (post("/v1/lookup", b"{}", content_type="application/json"), 415, "unsupported_media_type", "'application/json'"),
+    (get("/v1/lookup", "accept: text/html, application/json;q=0.9"), 405, "method_not_allowed", "takes POST, not GET"),
+    (post("/v1/lookup", b"", "accept: application/json"), 400, "malformed_request", "ends in the middle of a value"),
     (get("/nothing/here"), 404, "not_found", "nothing at '/nothing/here'"),
     (get("/v1/tables/"), 404, "not_found", "nothing at"),
     (get("/v1/tables/item", method="PATCH"), 405, "method_not_allowed", "takes DELETE, GET, PUT, not PATCH"),
