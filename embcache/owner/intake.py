@@ -75,6 +75,11 @@ class Intake:
             await asyncio.wait(self._tasks)
 
     @property
+    def accepts(self) -> bool:
+        """False while tables are changed, or before the log is taken up: who pushes waits then."""
+        return self._open.is_set()
+
+    @property
     def oldest_wait_s(self) -> float:
         """How long the oldest batch that is durable and not applied has been so."""
         heard = self.applier.oldest

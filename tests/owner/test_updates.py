@@ -1,0 +1,301 @@
+"""Updates at the owner: counted once, in order, durable before the answer, and never an older row afterwards.
+
+Interleavings are driven through a store that stops where a test says (stores.py), not by sleeping.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache.errors import Conflict, Fenced, SequenceGap, StorageFull, UnknownTable
+from embcache.host.segment import WARM
+from embcache.owner import applier
+from embcache.owner.committer import Receipt
+from embcache.owner.updates import ADD, ASSIGN, DELETE, Batch, TableChange, digest_of, from_payload, to_payload
+from embcache_storage.rocks import RocksStore
+from embcache_storage.store import StoreFull
+from tests.owner.stores import WatchedStore
+from tests.owner.support import ITEM, WAIT, Ids, OwnerThread, Rows, catalogue, fill, read, some_ids
+
+IDS = some_ids(60)
+UNKNOWN = 0xEE
+
+
+def floats(ids: Ids, salt: int = 0, dim: int = 4) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Small whole numbers, so that sums are exact in any order."""
+    return np.random.default_rng([salt, len(ids)]).integers(-50, 50, (len(ids), dim)).astype(np.float32)
+
+
+def rows(values: np.ndarray[Any, Any]) -> Rows:
+    return np.ascontiguousarray(values, np.float32).view(np.uint8)
+
+
+class Pusher:
+    """A producer of one owner."""
+
+    def __init__(self, owner: OwnerThread, name: str = "trainer-0") -> None:
+        self.owner = owner
+        self.name = name
+        state = owner.run(owner.owner.parts.intake.open(name))
+        self.epoch, self.seq = state.epoch, state.last_seq
+
+    def batch(self, *changes: tuple[str, str, Ids, Any], seq: int | None = None, mark: bytes = b"") -> Batch:
+        tables = self.owner.owner.parts.tables
+        told = [
+            (name, op, 0, ids, np.zeros((len(ids), 0), np.uint8) if op == DELETE else rows(values))
+            for name, op, ids, values in changes
+        ]
+        made = tuple(TableChange(tables.named(t).version.number, op, 0, ids, r) for t, op, _, ids, r in told)
+        if seq is None:
+            self.seq += 1
+        return Batch(self.name, self.epoch, self.seq if seq is None else seq, mark, digest_of(mark, told), made)
+
+    def send(self, batch: Batch) -> Future[Receipt]:
+        return self.owner.begin(self.owner.owner.parts.intake.push(lambda: batch))
+
+    def send_later(self, *changes: tuple[str, str, Ids, Any]) -> Future[Receipt]:
+        """Send a batch whose tables are resolved when it is accepted."""
+        self.seq += 1
+        seq = self.seq
+        return self.owner.begin(self.owner.owner.parts.intake.push(lambda: self.batch(*changes, seq=seq)))
+
+    def push(self, *changes: tuple[str, str, Ids, Any], mark: bytes = b"") -> int:
+        """Push and wait until it is applied; -> its position."""
+        position = self.send(self.batch(*changes, mark=mark)).result(WAIT).position
+        self.owner.run(self.owner.owner.parts.intake.wait_applied(position, WAIT))
+        return position
+
+
+def values_of(owner: OwnerThread, ids: Ids, table: str = "item") -> tuple[Rows, np.ndarray[Any, Any]]:
+    """State and f32 values of rows, read from the store."""
+    link = owner.link()
+    state, found = read(link, catalogue(link)[table], ids)
+    return state, found.view(np.float32)
+
+
+@pytest.fixture
+def pusher(owner: OwnerThread) -> Pusher:
+    fill(owner.link(), "item", IDS[:40], rows(floats(IDS[:40])))
+    return Pusher(owner)
+
+
+def test_a_batch_in_the_log_is_what_it_was(pusher: Pusher) -> None:
+    ids = np.array([3, 3, 2**64 - 1], np.uint64)
+    batch = pusher.batch(("item", ADD, ids, floats(ids)), ("item", DELETE, ids[:1], None), mark=b"\x00here")
+    again = from_payload(to_payload(batch))
+    assert (again.producer, again.epoch, again.seq, again.mark, again.digest) == (
+        *(batch.producer, batch.epoch, batch.seq),
+        *(batch.mark, batch.digest),
+    )
+    for one, other in zip(batch.changes, again.changes, strict=True):
+        assert (one.version, one.op, one.dtype) == (other.version, other.op, other.dtype)
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_changes_are_applied_in_order_and_absent_rows_count_as_the_default(owner: OwnerThread, pusher: Pusher) -> None:
+    old, new = IDS[:40], IDS[40:]
+    expected = dict(zip(IDS.tolist(), np.concatenate([floats(old), np.zeros((20, 4), np.float32)]), strict=True))
+    pusher.push(("item", ADD, IDS, floats(IDS, 1)), ("item", ASSIGN, new[:5], floats(new[:5], 2)))
+    pusher.push(("item", DELETE, old[:3], None), ("item", ADD, old[2:4], floats(old[2:4], 3)))
+    for ids, values in ((IDS, floats(IDS, 1)), (old[3:4], floats(old[2:4], 3)[1:])):
+        for feature_id, row in zip(ids.tolist(), values, strict=True):
+            expected[feature_id] = expected[feature_id] + row
+    expected |= dict(zip(new[:5].tolist(), floats(new[:5], 2), strict=True))
+    expected[int(old[2])] = floats(old[2:4], 3)[0]
+    state, found = values_of(owner, IDS)
+    assert state.tolist() == [0, 0, *[1] * 58]
+    np.testing.assert_array_equal(found[2:], np.array([expected[i] for i in IDS.tolist()])[2:])
+
+
+def test_repeated_ids_of_a_change_add_all_and_assign_the_last(owner: OwnerThread, pusher: Pusher) -> None:
+    ids = IDS[[1, 2, 1, 1]]
+    values = floats(ids, 4)
+    before = values_of(owner, IDS[1:3])[1]
+    pusher.push(("item", ADD, ids, values))
+    np.testing.assert_array_equal(
+        values_of(owner, IDS[1:3])[1], [before[0] + values[[0, 2, 3]].sum(0), before[1] + values[1]]
+    )
+    pusher.push(("item", ASSIGN, ids, values))
+    np.testing.assert_array_equal(values_of(owner, IDS[1:3])[1], [values[3], values[1]])
+
+
+def test_large_and_small_batches_count_alike(
+    owner: OwnerThread, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier, "PIECE_ROWS", 7)
+    expected = np.zeros((60, 4), np.float32)
+    expected[:40] = floats(IDS[:40])
+    sent = []
+    for turn in range(12):
+        some = np.sort(np.random.default_rng(turn).choice(60, 1 + 5 * turn, replace=False))
+        expected[some] += floats(IDS[some], turn)
+        sent.append(pusher.send(pusher.batch(("item", ADD, IDS[some], floats(IDS[some], turn)))))
+    last = sent[-1].result(WAIT).position
+    owner.run(owner.owner.parts.intake.wait_applied(last, WAIT))
+    assert [receipt.result(WAIT).position for receipt in sent] == list(range(last - 11, last + 1))
+    touched, found = values_of(owner, IDS)
+    np.testing.assert_array_equal(found[touched == 1], expected[touched == 1])
+
+
+def test_a_batch_that_is_sent_again_counts_once(owner: OwnerThread, pusher: Pusher) -> None:
+    batch = pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 5)), mark=b"42")
+    sent = [pusher.send(batch) for _ in range(5)]
+    receipts = [future.result(WAIT) for future in sent]
+    assert len({receipt.position for receipt in receipts}) == 1
+    assert [receipt.duplicate for receipt in receipts] == [False, True, True, True, True]
+    owner.run(owner.owner.parts.intake.wait_applied(receipts[0].position, WAIT))
+    np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:40])[:2] + floats(IDS[:2], 5))
+    again = Pusher(owner)
+    state = owner.owner.parts.intake.producers.get("trainer-0")
+    assert (again.epoch, again.seq, state.mark) == (pusher.epoch + 1, 1, b"42")
+
+
+def test_what_cannot_be_old_or_new_is_an_error(owner: OwnerThread, pusher: Pusher) -> None:
+    pusher.push(("item", ADD, IDS[:2], floats(IDS[:2], 6)))
+    before = values_of(owner, IDS[:2])[1]
+    with pytest.raises(Conflict, match="other content"):
+        pusher.send(pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 7)), seq=1)).result(WAIT)
+    with pytest.raises(SequenceGap, match="batch 3 came, 2 is the next") as gap:
+        pusher.send(pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 7)), seq=3)).result(WAIT)
+    assert gap.value.detail == {"expected": 2}
+    Pusher(owner)
+    with pytest.raises(Fenced, match="another process opened it"):
+        pusher.send(pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 7)), seq=2)).result(WAIT)
+    np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], before)
+
+
+def test_a_row_in_memory_is_the_new_one_once_the_position_is_applied(owner: OwnerThread, pusher: Pusher) -> None:
+    link = owner.link()
+    live = catalogue(link)["item"]
+    read(link, live, IDS)  # 40 rows and 20 absent marks are in the arena now
+    pusher.push(("item", ADD, IDS[:50], floats(IDS[:50], 8)), ("item", DELETE, IDS[:5], None))
+    found, status = owner.warm(live.number, IDS)
+    assert (status[5:40] == WARM).all()
+    assert (status[[*range(5), *range(40, 50)]] == UNKNOWN).all()  # removed; and absent no more
+    np.testing.assert_array_equal(found[5:40].view(np.float32), floats(IDS[:40])[5:] + floats(IDS[:50], 8)[5:40])
+
+
+def test_a_read_that_an_update_overtakes_leaves_nothing_in_memory(
+    owner: OwnerThread, store: WatchedStore, pusher: Pusher
+) -> None:
+    """The read has the old rows, or found none; it lands after the update was applied."""
+    link = owner.link()
+    live = catalogue(link)["item"]
+    old, absent = IDS[:10], IDS[50:]
+    with store.held_back(after=True):
+        late = link.call("read", {"parts": [[live.number, 20, 16]]}, [np.concatenate([old, absent])])
+        assert store.reading.acquire(timeout=WAIT)
+        pusher.push(("item", ASSIGN, old, floats(old, 9)), ("item", ASSIGN, absent, floats(absent, 9)))
+    late.result(WAIT)
+    _, status = owner.warm(live.number, np.concatenate([old, absent]))
+    assert (status == UNKNOWN).all()
+    found = values_of(owner, np.concatenate([old, absent]))[1]
+    np.testing.assert_array_equal(found, np.concatenate([floats(old, 9), floats(absent, 9)]))
+
+
+def test_a_full_disk_gives_sequence_and_position_back(
+    owner: OwnerThread, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update_log: Any = owner.owner.parts.store.log
+    last = update_log.last
+
+    def full(*arguments: object) -> None:
+        raise StoreFull("no space left")
+
+    batch = pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 10)))
+    follower = pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 11)))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(update_log), "sync", full)
+        failed = [pusher.send(batch), pusher.send(follower), pusher.send(batch)]
+        for future in failed:
+            with pytest.raises(StorageFull, match="no space left"):
+                future.result(WAIT)
+    assert update_log.last == last == owner.owner.parts.intake.committer.durable
+    receipts = [pusher.send(each).result(WAIT) for each in (batch, follower)]
+    assert receipts == [Receipt(last + 1, False), Receipt(last + 2, False)]
+
+
+def test_a_table_change_waits_for_the_updates_before_it_and_those_after_it_wait_for_it(
+    owner: OwnerThread, store: WatchedStore, pusher: Pusher
+) -> None:
+    link = owner.link()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold_commits(call: str) -> None:
+        if call == "commit":
+            reached.set()
+            assert go_on.wait(WAIT)
+
+    store.before = hold_commits
+    before = pusher.send(pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 12)))).result(WAIT)
+    assert reached.wait(WAIT)
+    dropped = link.call("drop", {"table": "item"})
+    assert owner.when(lambda: not owner.owner.parts.intake.accepts)
+    after = pusher.send_later(("item", ADD, IDS[:2], floats(IDS[:2], 13)))
+    assert not dropped.done()
+    go_on.set()
+    dropped.result(WAIT)
+    assert owner.arena.position >= before.position
+    with pytest.raises(UnknownTable):  # it was judged by the tables as they are now
+        after.result(WAIT)
+    link.call("create", {"spec": ITEM.to_json()}).result(WAIT)
+    pusher.seq -= 1
+    assert pusher.push(("item", ADD, IDS[:2], floats(IDS[:2], 14))) == before.position + 1
+    np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:2], 14))
+
+
+def test_what_was_accepted_and_not_applied_is_applied_at_the_next_start(tmp_path: Path) -> None:
+    """An owner that died between the acknowledgement and the rows."""
+    folder = tmp_path / "rocksdb"
+    with OwnerThread(RocksStore(folder), tmp_path, [ITEM]) as owner:
+        Pusher(owner).push(("item", ASSIGN, IDS, floats(IDS)))
+    for turn in range(1, 4):
+        with closing(RocksStore(folder)) as store:
+            change = TableChange(max(store.versions()), ADD, 0, IDS, rows(floats(IDS, turn)))
+            opening = Batch("trainer-0", turn + 1, turn, b"", b"", ())
+            batch = Batch("trainer-0", turn + 1, turn + 1, b"%d" % turn, b"digest", (change,))
+            last = store.log.append([to_payload(opening), to_payload(batch)])
+        with OwnerThread(RocksStore(folder), tmp_path, [ITEM]) as owner:
+            state = owner.owner.parts.intake.producers.get("trainer-0")
+            assert (state.epoch, state.last_seq, state.mark) == (turn + 1, turn + 1, b"%d" % turn)
+            assert owner.arena.position == owner.owner.parts.intake.committer.durable == last
+            expected = floats(IDS) + sum(floats(IDS, past) for past in range(1, turn + 1))
+            np.testing.assert_array_equal(values_of(owner, IDS)[1], expected)
+
+
+@pytest.mark.parametrize("pieces", range(10))
+def test_a_crash_between_the_pieces_of_a_batch_counts_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    """The folder as it stands after so many pieces, taken from under a running owner as kill -9 would leave it."""
+    monkeypatch.setattr(applier, "PIECE_ROWS", 7)
+    store = WatchedStore(tmp_path / "rocksdb")
+    copied = tmp_path / "copy"
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        pusher = Pusher(owner)
+        pusher.push(("item", ASSIGN, IDS, floats(IDS)))
+        commits = 0
+
+        def copy_before_the_next(call: str) -> None:
+            nonlocal commits
+            if call == "commit":
+                if commits == pieces:
+                    shutil.copytree(tmp_path / "rocksdb", copied)
+                commits += 1
+
+        store.before = copy_before_the_next
+        pusher.push(("item", ADD, IDS, floats(IDS, 1)))
+        assert commits > pieces or pieces == 9
+    if not copied.exists():
+        shutil.copytree(tmp_path / "rocksdb", copied)
+    with OwnerThread(RocksStore(copied), tmp_path, [ITEM]) as owner:
+        np.testing.assert_array_equal(values_of(owner, IDS)[1], floats(IDS) + floats(IDS, 1))
