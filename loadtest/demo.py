@@ -37,9 +37,9 @@ def run(data: Path | None, once: bool, seconds: float, console: Console) -> None
         row_bytes = sum(dataset.rows.nbytes for dataset in datasets)
         capacity = f"{max(round(row_bytes * WARM_SHARE / 2**20), 1)}MiB"
         console.print(
-            f"\nStarting the service: {row_bytes / 2**20:.0f} MiB of rows, and a warm tier of {capacity}, a quarter of "
-            "them, so that the tiers show.\nThe first start on a machine compiles the kernels, 20 to 30 s; later ones "
-            "take about 3 s ...",
+            f"\nStarting the service: {row_bytes / 2**20:.0f} MiB of rows, a warm tier of {capacity}. "
+            f"(It is made {WARM_SHARE:.0%} of the rows, 1 MiB at least, so that the tiers show.)\n"
+            "The first start on a machine compiles the kernels, 20 to 30 s; later ones take about 3 s ...",
             highlight=False,
         )
         with served(capacity) as service:
