@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from embcache import __version__
 from embcache.cli import app
 from embcache.cli.plan import need, parse_rows
 from embcache_client import Client
@@ -197,7 +199,8 @@ def test_a_failed_export_leaves_no_file(run: Run, running: list[object], tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        (["tables"], 2, "give either --config CONFIG"),
+        (["tables"], 2, "give either --config CONFIG .* EMBCACHE_URL"),
+        (["drop", "item"], 2, "give either --config CONFIG"),
         (["tables", "--config", "a.toml", "--url", "http://localhost"], 2, "give either --config CONFIG"),
         (["lookup", "item", "x", "--url", "http://localhost"], 2, "'x' is no feature ID"),
         (["lookup", "item", str(2**64), "--url", "http://localhost"], 2, "is no feature ID"),
@@ -206,6 +209,8 @@ def test_a_failed_export_leaves_no_file(run: Run, running: list[object], tmp_pat
         (["tables", "--url", "ftp://host"], 1, "--url: 'ftp://host' is neither http://"),
         (["tables", "--url", "http+unix:///nowhere.sock"], 1, "no connection to http[+]unix:///nowhere.sock"),
         (["plan", "many", "64"], 2, "'many' is no number of rows"),
+        (["plan", "1.5", "64"], 2, "'1.5' is no number of rows"),
+        (["plan", "10", "64", "q8", "--dtype", "q8"], 2, "give it once"),
         (["plan", "10", "64", "f64"], 2, "'f64' is none of f32, f16, bf16, q8"),
         (["imprt", "item"], 2, "No such command 'imprt'"),
     ],
@@ -223,7 +228,54 @@ def test_a_mistake_is_one_clear_line(run: Run, arguments: list[str], code: int, 
 def test_data_in_use_is_left_alone(run: Run, service: Service) -> None:
     failed = run("tables", "--config", service.config)
     assert failed.code == 1
-    assert re.fullmatch(r"embcache: cold.path .*data: another process has it open.*\n", failed.err)
+    assert re.fullmatch(
+        r"embcache: cold.path .*data: another process has it open;.* or give --url http://.*\n", failed.err
+    )
+    assert failed.err.count("has it open") == 1
+    assert "LOCK" not in failed.err
+
+
+def test_the_url_may_come_from_the_environment(
+    run: Run, service: Service, stopped: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBCACHE_URL", service.url)
+    assert run("tables").out == run("tables", "--url", service.url).out
+    monkeypatch.setenv("EMBCACHE_URL", "http+unix:///nowhere.sock")
+    assert run("tables").code == 1
+    assert run("tables", "--url", service.url).code == 0
+    assert run("tables", *stopped).code == 0
+
+
+def test_a_table_is_dropped_when_that_was_confirmed(
+    run: Run, place: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((3, 2), np.float32))
+    assert run("import", "old", tmp_path / "rows.npy", *place).code == 0
+    for answer in ("n\n", "\n", ""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        refused = run("drop", "old", *place)
+        assert refused.code == 1
+        assert "drop old and its 3 rows?" in refused.err
+    assert "old" in run("tables", *place).out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert run("drop", "old", *place).out.strip() == "old: dropped, with 3 rows"
+    assert run("import", "old", tmp_path / "rows.npy", *place).code == 0
+    assert run("drop", "old", "--yes", *place).code == 0
+    assert "old" not in run("tables", *place).out
+    absent = run("drop", "old", "--yes", *place)
+    assert (absent.code, absent.out) == (1, "")
+    assert "there is no table 'old'" in absent.err
+    assert "EMBCACHE" not in absent.err
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version") == (0, f"embcache {__version__}\n", "")
+
+
+def test_a_value_may_begin_with_a_dash(run: Run, stopped: list[object]) -> None:
+    found = run("lookup", "empty", "--values", *stopped, "--", "-1")
+    assert found.out.splitlines()[1].split()[:2] == ["-1", "missing"]
+    assert "lookup item --values -- -1" in " ".join(run("lookup", "--help").out.split())
 
 
 def test_an_unforeseen_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +290,7 @@ def test_an_unforeseen_error_is_one_line_too(run: Run, monkeypatch: pytest.Monke
 
 def test_the_module_is_the_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "embcache", "--help"], capture_output=True, text=True, check=True)
-    for command in ("serve", "import", "export", "tables", "lookup", "plan"):
+    for command in ("serve", "import", "export", "tables", "drop", "lookup", "plan"):
         assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
 
 
@@ -255,15 +307,19 @@ def test_plan_says_what_fits(run: Run, tmp_path: Path) -> None:
     assert share
     assert 3.5 < float(share[1]) < 4.2  # 1 GiB of 25.6 GB of rows
     assert "off in this release" in planned[5]
-    assert " all " in run("plan", "1000", 64, "q8", "--config", tmp_path / "config.toml").out
+    coded = run("plan", "1000", 64, "q8", "--config", tmp_path / "config.toml").out
+    assert " all " in coded
+    assert run("plan", "1000", 64, "--dtype", "q8", "--config", tmp_path / "config.toml").out == coded
 
 
-@pytest.mark.parametrize(("text", "rows"), [("1_000", 1000), ("1e6", 10**6), ("2.5M", 2_500_000), ("1B", 10**9)])
+@pytest.mark.parametrize(
+    ("text", "rows"), [("1_000", 1000), ("1e6", 10**6), ("2.5M", 2_500_000), ("2.3m", 2_300_000), ("1B", 10**9)]
+)
 def test_numbers_of_rows(text: str, rows: int) -> None:
     assert parse_rows(text) == rows
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "0", "1e30", "nan", "ten"])
+@pytest.mark.parametrize("text", ["", "M", "-1", "0", "1.5", "0.0001K", "1e30", "1e999999999B", "nan", "ten"])
 def test_what_is_no_number_of_rows(text: str) -> None:
     with pytest.raises(ValueError, match="is no number of rows"):
         parse_rows(text)

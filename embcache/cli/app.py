@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embcache import __version__
 from embcache.config import Settings
 from embcache.errors import ConfigError, EmbcacheError
 from embcache.spec import Dtype
@@ -32,13 +33,32 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The config file of a service that is not running.", dir_okay=False)
 ]
 UrlOption = Annotated[
-    str | None, typer.Option("--url", help="A running service: http://host:port or http+unix:///path/of/socket.")
+    str | None,
+    typer.Option(
+        "--url",
+        help="A running service: http://host:port or http+unix:///path/of/socket; EMBCACHE_URL where neither is given.",
+    ),
 ]
 TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="EMBCACHE_TOKEN", help="Bearer token, where the service asks for one.")
 ]
 TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
 DTYPES = ", ".join(get_args(Dtype))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"embcache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -103,6 +123,25 @@ def tables(config: ConfigOption = None, url: UrlOption = None, token: TokenOptio
 
 
 @app.command()
+def drop(
+    table: TableArgument,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Drop a table and all its rows, for good. Asks first."""
+    from embcache.cli.tables import existing, opened
+
+    with opened(*_place(config, url), token) as tables:
+        info = existing(tables, table)
+        if not yes:
+            typer.confirm(f"drop {table} and its {info.rows:,} rows?", abort=True, err=True)
+        tables.drop(table)
+    typer.echo(f"{table}: dropped, with {info.rows:,} rows")
+
+
+@app.command()
 def lookup(
     table: TableArgument,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Feature IDs, or raw values with --values.")],
@@ -112,7 +151,10 @@ def lookup(
     values: Annotated[bool, typer.Option("--values", help="Hash the arguments as raw text values.")] = False,
     whole: Annotated[bool, typer.Option("--whole", help="Print whole rows, not their first elements.")] = False,
 ) -> None:
-    """Look rows up, and say which tier each came from."""
+    """Look rows up, and say which tier each came from.
+
+    What begins with a dash is an option, before `--`: embcache lookup item --values -- -1
+    """
     from embcache.cli.show import rows_table
     from embcache.cli.tables import opened
 
@@ -127,6 +169,7 @@ def plan(
     rows: Annotated[str, typer.Argument(metavar="ROWS", help="How many: 1000000, 1e6, 100M.")],
     dim: Annotated[int, typer.Argument(metavar="DIM", help="Elements of a row.", min=1, max=65536)],
     dtype: Annotated[str | None, typer.Argument(metavar="[DTYPE]", help=f"{DTYPES}; all of them without it.")] = None,
+    dtype_option: Annotated[str | None, typer.Option("--dtype", help="The same as an option.")] = None,
     config: Annotated[Path | None, typer.Option(help="Whose capacities to fit; the defaults without it.")] = None,
 ) -> None:
     """Say what a table takes in each tier, and what of it fits."""
@@ -137,8 +180,11 @@ def plan(
         count = parse_rows(rows)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="ROWS") from None
+    if dtype is not None and dtype_option is not None:
+        raise typer.BadParameter("give it once, as [DTYPE] or as --dtype", param_hint="DTYPE")
     settings = Settings() if config is None else Settings.load(config)
-    kinds = get_args(Dtype) if dtype is None else [_dtype(dtype)]
+    kind = dtype or dtype_option
+    kinds = get_args(Dtype) if kind is None else [_dtype(kind)]
     _print(plan_table([need(count, dim, kind) for kind in kinds], settings, _disk_free(settings)))
     typer.echo("hot (GPU memory): off in this release")
 
@@ -176,9 +222,14 @@ def _fail(message: str) -> None:
 
 
 def _place(config: Path | None, url: str | None) -> tuple[Path | None, str | None]:
-    """Exactly one of the two, or a usage error."""
+    """Exactly one of the two, or a usage error. The environment's URL stands in where neither is given."""
+    if config is None and url is None:
+        url = os.environ.get("EMBCACHE_URL") or None
     if (config is None) == (url is None):
-        raise typer.BadParameter("give either --config CONFIG (a stopped service's data) or --url URL (a running one)")
+        raise typer.BadParameter(
+            "give either --config CONFIG (a stopped service's data) or --url URL (a running one), "
+            "or set EMBCACHE_URL in place of --url"
+        )
     return config, url
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from embcache.host.tables import region_bytes
 from embcache.spec import Dtype, row_bytes
@@ -38,9 +39,9 @@ def parse_rows(text: str) -> int:
     """A number of rows: "1000000", "1_000_000", "1e6", "100M", "2.5B". ValueError says what would be right."""
     scale = {"K": 10**3, "M": 10**6, "B": 10**9}.get(text[-1:].upper(), 1)
     try:
-        count = float(text[:-1] if scale > 1 else text) * scale
-        if 1 <= count < 2**63:
-            return round(count)
-    except (ValueError, OverflowError):
+        count = Decimal(text[:-1] if scale > 1 else text) * scale
+        if 1 <= count < 2**63 and count == int(count):
+            return int(count)
+    except ArithmeticError:  # no number, or one beyond all bounds
         pass
     raise ValueError(f"{text!r} is no number of rows; such are 1000000, 1_000_000, 1e6 and 100M")

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from embcache.cache import EmbeddingCache
 from embcache.config import Settings
-from embcache.errors import MalformedRequest
+from embcache.errors import MalformedRequest, UnknownTable
 from embcache.spec import TableSpec
+from embcache.validation import nearest
 from embcache_client import Client, TableRows
 from embcache_client.errors import ProtocolError
 
@@ -59,9 +60,22 @@ class Tables(Protocol):
         """All rows of a version by ascending id, at most `limit` at a time."""
         ...
 
+    def drop(self, table: str) -> None:
+        """Drop a table and its rows; UnknownTable where there is none."""
+        ...
+
     def lookup(self, table: str, ids: Sequence[int] | Sequence[str]) -> TableRows:
         """Rows of feature IDs (int) or raw values (str)."""
         ...
+
+
+def existing(tables: Tables, name: str) -> TableInfo:
+    """The table of that name; UnknownTable says which is nearest."""
+    infos = {info.spec.name: info for info in tables.list()}
+    if name not in infos:
+        hint = f"the nearest is {nearest(name, infos)}" if infos else "none yet"
+        raise UnknownTable(f"there is no table {name!r}; {hint}")
+    return infos[name]
 
 
 def find(tables: Tables, name: str) -> TableInfo | None:
@@ -98,6 +112,9 @@ class LocalTables:
     def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
         return self._cache.importing(table, spec)
 
+    def drop(self, table: str) -> None:
+        self._cache.drop_table(table)
+
     def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
         start: int | None = 0
         while start is not None:
@@ -120,6 +137,9 @@ class RemoteTables:
 
     def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
         return self._client.importing(table, None if spec is None else spec.to_json())
+
+    def drop(self, table: str) -> None:
+        self._client.drop_table(table)
 
     def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
         for page in self._client.pages(table, version=version, limit=limit):

@@ -25,10 +25,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from embcache.cli.tables import Tables, find
-from embcache.errors import DimensionMismatch, MalformedRequest, UnknownTable
+from embcache.cli.tables import Tables, existing, find
+from embcache.errors import DimensionMismatch, MalformedRequest
 from embcache.spec import Dtype, TableSpec
-from embcache.validation import nearest
 from embcache_storage import files
 
 CHUNK_BYTES = 8 << 20
@@ -71,9 +70,7 @@ def export_file(tables: Tables, table: str, file: Path, console: Console) -> Mov
     Raises UnknownTable, and whatever files and tables raise.
     """
     began = time.monotonic()
-    info = find(tables, table)
-    if info is None:
-        raise _no_table(tables, table)
+    info = existing(tables, table)
     done = 0
     with (
         _bar(f"export {table}", info.rows, console) as (progress, task),
@@ -98,13 +95,6 @@ def _spec_for(tables: Tables, table: str, source: files.TableFile, dtype: Dtype 
             f"table {table!r} keeps {info.spec.dtype}; --dtype {dtype} is for a table that the import creates"
         )
     return None
-
-
-def _no_table(tables: Tables, name: str) -> UnknownTable:
-    names = [info.spec.name for info in tables.list()]
-    return UnknownTable(
-        f"there is no table {name!r}; {f'the nearest is {nearest(name, names)}' if names else 'none yet'}"
-    )
 
 
 def _chunk_rows(dim: int) -> int:

@@ -24,7 +24,8 @@ def open_store(cold: Cold) -> RowStore:
         )
     except StoreLocked as error:
         raise ConfigError(
-            f"cold.path {cold.path}: another process has it open ({error}); stop that one, or attach to it"
+            f"cold.path {cold.path}: another process has it open; stop that one, attach to it (EmbeddingCache.attach), "
+            "or give --url http://... to a command that asks a running service"
         ) from error
     except StoreError as error:
         if type(error) is StoreError:  # none of the kinds that say more, so it is about the folder
