@@ -6,25 +6,24 @@ Readers are other processes, of other releases perhaps: nothing in a call is tru
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
 from embcache.local import frames
+from embcache.owner.arguments import U32, U64, get, integer, is_integer, text
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
 from embcache.owner.reads import Part
 from embcache.owner.server import Answer
 from embcache.owner.stats import Stats
+from embcache.owner.update_calls import UpdateCalls
 from embcache.spec import TableSpec
 
 SCAN_BYTES = 32 << 20
 _MAX_PARTS = 4096
 MAX_ROW_BYTES = 4 * 65536
-_U32, _U64 = 2**32 - 1, 2**64 - 1
-
-T = TypeVar("T")
 Op = Callable[[Mapping[str, Any], memoryview], Awaitable[Answer]]
 
 
@@ -39,6 +38,7 @@ class Operations:
         self._reads = parts.reads
         self._imports = parts.imports
         self._stats = stats
+        updates = UpdateCalls(parts.intake, parts.tables)
         self._ops: dict[str, Op] = {
             "read": self.read,
             "catalogue": self.catalogue,
@@ -50,11 +50,16 @@ class Operations:
             "import_abort": self.import_abort,
             "scan": self.scan,
             "stats": self.stats,
+            "producer": updates.producer,
+            "open_producer": updates.open_producer,
+            "update": updates.update,
+            "position": updates.position,
+            "wait": updates.wait,
         }
 
     async def __call__(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """Answers one call; any exception is its error."""
-        op = self._ops.get(_text(meta, "op"))
+        op = self._ops.get(text(meta, "op"))
         if op is None:
             raise MalformedRequest(f"no op is named {meta['op']!r}; there are {', '.join(sorted(self._ops))}")
         return await op(meta, payload)
@@ -73,7 +78,7 @@ class Operations:
         return {"parts": meta["parts"]}, pieces
 
     def _parts(self, meta: Mapping[str, Any], payload: memoryview) -> list[Part]:
-        shapes = _get(meta, "parts", list)
+        shapes = get(meta, "parts", list)
         if len(shapes) > _MAX_PARTS:
             raise TooLarge(f"{len(shapes)} parts in one read, of which {_MAX_PARTS} are allowed")
         for shape in shapes:
@@ -98,18 +103,18 @@ class Operations:
 
     async def create(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"spec"} -> {"created": whether the table is new}."""
-        spec = TableSpec.parse(_get(meta, "spec", dict))
+        spec = TableSpec.parse(get(meta, "spec", dict))
         return {"created": await self._tables.create(spec)}, ()
 
     async def drop(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"table"} -> {}."""
-        await self._tables.drop(_text(meta, "table"))
+        await self._tables.drop(text(meta, "table"))
         return {}, ()
 
     async def import_begin(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"table", "spec" or null} -> {"import", "version": label, "spec"}."""
-        table = _text(meta, "table")
-        spec = None if meta.get("spec") is None else TableSpec.parse(_get(meta, "spec", dict))
+        table = text(meta, "table")
+        spec = None if meta.get("spec") is None else TableSpec.parse(get(meta, "spec", dict))
         if spec is not None and spec.name != table:
             raise MalformedRequest(f"the spec of an import into {table!r} is named {spec.name!r}")
         import_id, new = await self._imports.begin(table, spec)
@@ -117,7 +122,7 @@ class Operations:
 
     async def import_rows(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import", "n"}, ids u64 [n] then encoded rows u8 [n, row_bytes] -> {"rows": of the import so far}."""
-        import_id, n = _text(meta, "import"), _int(meta, "n", _U32)
+        import_id, n = text(meta, "import"), integer(meta, "n", U32)
         row_bytes = self._imports.row_bytes(import_id)
         if payload.nbytes != n * (8 + row_bytes):
             raise DimensionMismatch(
@@ -128,12 +133,12 @@ class Operations:
 
     async def import_commit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import"} -> {"table", "version": label, "rows"}."""
-        new, rows = await self._imports.commit(_text(meta, "import"))
+        new, rows = await self._imports.commit(text(meta, "import"))
         return {"table": new.spec.name, "version": new.version.label, "rows": rows}, ()
 
     async def import_abort(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import"} -> {}."""
-        await self._imports.abort(_text(meta, "import"))
+        await self._imports.abort(text(meta, "import"))
         return {}, ()
 
     async def scan(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
@@ -141,7 +146,7 @@ class Operations:
 
         n may be less than the limit, since answers are bounded: go on from `next` until it is null.
         """
-        number, start, limit = _int(meta, "version", _U32), _int(meta, "start", _U64), _int(meta, "limit", _U32)
+        number, start, limit = integer(meta, "version", U32), integer(meta, "start", U64), integer(meta, "limit", U32)
         table = self._tables.find(number)
         if table is None:
             raise UnknownTable(f"version {number} is gone")
@@ -149,8 +154,8 @@ class Operations:
             raise MalformedRequest("the limit of a scan is at least 1")
         limit = min(limit, max(1, SCAN_BYTES // (8 + table.row_bytes)))
         ids, rows = await self._threads.bulk(self._store.scan, number, table.row_bytes, start, limit)
-        last = int(ids[-1]) if len(ids) == limit else _U64
-        following = last + 1 if last < _U64 else None
+        last = int(ids[-1]) if len(ids) == limit else U64
+        following = last + 1 if last < U64 else None
         return {"n": len(ids), "row_bytes": table.row_bytes, "next": following}, (ids, rows)
 
     async def stats(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
@@ -164,30 +169,8 @@ def _ids(payload: memoryview, n: int) -> Ids:
     return np.frombuffer(payload, np.uint64)
 
 
-def _get(meta: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    value = meta.get(key)
-    if not isinstance(value, kind):
-        raise MalformedRequest(f"{key!r} of a call should be {kind.__name__}, not {value!r:.100}")
-    return value
-
-
-def _text(meta: Mapping[str, Any], key: str) -> str:
-    return _get(meta, key, str)
-
-
-def _int(meta: Mapping[str, Any], key: str, most: int) -> int:
-    value = meta.get(key)
-    if not _is_int(value, 0, most):
-        raise MalformedRequest(f"{key!r} of a call should be a number from 0 to {most}, not {value!r:.100}")
-    return int(value)  # type: ignore[arg-type]
-
-
 def _is_shape(shape: object) -> bool:
     if not isinstance(shape, list) or len(shape) != 3:
         return False
     version, n, row_bytes = shape
-    return _is_int(version, 0, _U32) and _is_int(n, 0, _U32) and _is_int(row_bytes, 1, MAX_ROW_BYTES)
-
-
-def _is_int(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    return is_integer(version, 0, U32) and is_integer(n, 0, U32) and is_integer(row_bytes, 1, MAX_ROW_BYTES)

@@ -15,11 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embcache.errors import Conflict, Fenced, SequenceGap, StorageFull, UnknownTable
+from embcache.errors import (
+    Conflict,
+    DeadlineExceeded,
+    DimensionMismatch,
+    Fenced,
+    MalformedRequest,
+    SequenceGap,
+    StorageFull,
+    UnknownTable,
+)
 from embcache.host.segment import WARM
 from embcache.owner import applier
 from embcache.owner.committer import Receipt
 from embcache.owner.updates import ADD, ASSIGN, DELETE, Batch, TableChange, digest_of, from_payload, to_payload
+from embcache.spec import TableSpec
 from embcache_storage.rocks import RocksStore
 from embcache_storage.store import StoreFull
 from tests.owner.stores import WatchedStore
@@ -299,3 +309,67 @@ def test_a_crash_between_the_pieces_of_a_batch_counts_each_once(
         shutil.copytree(tmp_path / "rocksdb", copied)
     with OwnerThread(RocksStore(copied), tmp_path, [ITEM]) as owner:
         np.testing.assert_array_equal(values_of(owner, IDS)[1], floats(IDS) + floats(IDS, 1))
+
+
+def test_a_link_pushes_opens_and_asks(owner: OwnerThread, pusher: Pusher) -> None:
+    link = owner.link()
+    opened = link.call("open_producer", {"producer": "p"}).result(WAIT).meta
+    assert (opened["epoch"], opened["last_seq"], opened["mark"]) == (1, 0, b"")
+    payload: list[Any] = [IDS[:2], rows(floats(IDS[:2], 20)), IDS[2:3]]
+    asked = {"producer": "p", "epoch": 1, "seq": 1, "mark": b"m", "applied_within_s": WAIT}
+    changes = [["item", ADD, 0, 2], ["item", DELETE, 0, 1]]
+    told = link.call("update", {**asked, "changes": changes}, payload).result(WAIT).meta
+    assert told["applied"] == told["durable"] == told["position"] == owner.arena.position
+    assert not told["duplicate"]
+    assert link.call("update", {**asked, "changes": changes}, payload).result(WAIT).meta["duplicate"]
+    np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:40])[:2] + floats(IDS[:2], 20))
+    assert values_of(owner, IDS[2:3])[0].tolist() == [0]
+    state = link.call("producer", {"producer": "p"}).result(WAIT).meta
+    assert (state["last_seq"], state["mark"], state["position"]) == (1, b"m", told["position"])
+    now = link.call("wait", {"position": told["position"], "timeout_s": 1.0}).result(WAIT).meta
+    assert link.call("position").result(WAIT).meta == {**now, "lag_s": 0.0, "ok": True}
+    with pytest.raises(DeadlineExceeded, match="never accepted"):
+        link.call("wait", {"position": told["position"] + 1, "timeout_s": 1.0}).result(WAIT)
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "error", "words"),
+    [
+        (["item", "multiply", 0, 1], b"", MalformedRequest, r"\[table, op, dtype, n\]"),
+        (["other", ADD, 0, 1], b"", UnknownTable, "other"),
+        (["item", ADD, 1, 1], b"", DimensionMismatch, "8 bytes follow"),
+        (
+            ["item", ADD, 0, 2],
+            b"",
+            DimensionMismatch,
+            r"2 rows of table 'item' \(dim 4\)",
+        ),
+        (["item", ADD, 0, 1], bytes(300), MalformedRequest, "mark: 300 bytes"),
+        (["half", ADD, 0, 1], b"", MalformedRequest, "`add` needs f32"),
+    ],
+)
+def test_a_push_that_cannot_be_is_refused_and_takes_no_number(
+    owner: OwnerThread, pusher: Pusher, change: list[Any], more: bytes, error: type[Exception], words: str
+) -> None:
+    link = owner.link()
+    link.call("create", {"spec": TableSpec(name="half", dim=4, dtype="f16").to_json()}).result(WAIT)
+    asked = {"producer": "trainer-0", "epoch": pusher.epoch, "seq": 1, "mark": more, "changes": [change]}
+    with pytest.raises(error, match=words):
+        link.call("update", asked, [IDS[:1], rows(floats(IDS[:1]))]).result(WAIT)
+    assert owner.owner.parts.intake.producers.get("trainer-0").last_seq == 0
+
+
+def test_rows_travel_in_any_dtype_and_saturate(owner: OwnerThread, pusher: Pusher) -> None:
+    link = owner.link()
+    link.call("create", {"spec": TableSpec(name="half", dim=4, dtype="f16").to_json()}).result(WAIT)
+    wide = np.array([[1.5, -70000.0, 65504.0, 3e38]], np.float32)
+    asked = {"producer": "trainer-0", "epoch": pusher.epoch, "seq": 1, "mark": b"", "applied_within_s": WAIT}
+    link.call("update", {**asked, "changes": [["half", ASSIGN, 0, 1]]}, [IDS[:1], rows(wide)]).result(WAIT)
+    state, found = read(link, catalogue(link)["half"], IDS[:1])
+    assert state.tolist() == [1]
+    assert found.view(np.float16).tolist() == [[1.5, -65504.0, 65504.0, 65504.0]]
+    assert owner.owner.parts.intake.applier.values_saturated == 2
+    narrow = np.array([[1.5, -7.0, 65504.0, 0.25]], np.float16)
+    asked["seq"] = 2
+    link.call("update", {**asked, "changes": [["item", ADD, 1, 1]]}, [IDS[:1], narrow.view(np.uint8)]).result(WAIT)
+    np.testing.assert_array_equal(values_of(owner, IDS[:1])[1], floats(IDS[:40])[:1] + narrow.astype(np.float32))
