@@ -131,8 +131,8 @@ class Supervisor:
         self._listening.close()
         for front in self._fronts:
             front.await_end(deadline)
-        if self._owner is not None:
-            self._owner.stop(_OWNER_GRACE_S)
+        if self._owner is not None and self._owner.stop(_OWNER_GRACE_S) == -signal.SIGKILL:
+            logger.warning("the owner did not end within its grace: killed")
 
     def _await_owners_end(self, owner: OwnerProcess) -> int:
         """The exit status of the owner, whose arena is dead from then on. Meanwhile, sees to what keepers have to tell.
@@ -188,5 +188,9 @@ class _Descriptor:
 
 def _hold_signals() -> None:
     """While everything is stopped in order, another SIGTERM changes nothing, and another Ctrl-C ends it all at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _do_nothing)  # SIG_IGN would be passed on to a child that is just being started
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _do_nothing(signum: int, frame: FrameType | None) -> None:
+    pass
