@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache import tablecalls
+from embcache import tablecalls, updatecalls
 from embcache.attachment import Attachment
 from embcache.config import Settings
 from embcache.errors import NotReady, UnsupportedDtype
@@ -26,6 +26,7 @@ from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
 from embcache.spec import DTYPES, TableSpec
 from embcache.tablecalls import Import, ScanPage
+from embcache.updatecalls import Change, Producer, Pushed
 from embcache_client.buffers import BufferPool
 from embcache_client.lookup import Ids, Versions, bag_query_of, query_of
 from embcache_client.results import LookupResult, TableRows
@@ -150,21 +151,21 @@ class EmbeddingCache:
         return tablecalls.create(self.attached(), _spec(spec)).result()
 
     async def create_table_async(self, spec: TableSpec | Mapping[str, Any]) -> bool:
-        return await tablecalls.create(self._ready_attachment(), _spec(spec))
+        return await tablecalls.create(self.ready_attachment(), _spec(spec))
 
     def drop_table(self, table: str) -> None:
         """Drop a table and its rows; UnknownTable where there is none."""
         tablecalls.drop(self.attached(), table).result()
 
     async def drop_table_async(self, table: str) -> None:
-        await tablecalls.drop(self._ready_attachment(), table)
+        await tablecalls.drop(self.ready_attachment(), table)
 
     def importing(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
         """Begin to fill a new version of a table, ids ascending; it goes live as a whole, when the `with` body ends."""
         return tablecalls.begin_import(self.attached(), table, None if spec is None else _spec(spec)).result()
 
     async def importing_async(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
-        return await tablecalls.begin_import(self._ready_attachment(), table, None if spec is None else _spec(spec))
+        return await tablecalls.begin_import(self.ready_attachment(), table, None if spec is None else _spec(spec))
 
     def scan_rows(self, table: str, start: int = 0, limit: int = 1 << 16, version: str | None = None) -> ScanPage:
         """Rows in the order of their ids from `start` on; go on from the page's `next`, naming its version."""
@@ -172,7 +173,7 @@ class EmbeddingCache:
         return tablecalls.scan(attachment, attachment.views.find(table, version), start, limit).result()
 
     async def scan_rows_async(self, table: str, start: int, limit: int, version: str | None = None) -> ScanPage:
-        attachment = self._ready_attachment()
+        attachment = self.ready_attachment()
         return await tablecalls.scan(attachment, attachment.views.find(table, version), start, limit)
 
     def stats(self) -> dict[str, Any]:
@@ -180,11 +181,35 @@ class EmbeddingCache:
         return tablecalls.stats(self.attached()).result()
 
     async def stats_async(self) -> dict[str, Any]:
-        return await tablecalls.stats(self._ready_attachment())
+        return await tablecalls.stats(self.ready_attachment())
 
     def feature_of(self, table: str) -> str:
         """The feature as which raw values of a table are hashed; UnknownTable where there is none."""
         return self._attachment.views.find(table, None).spec.feature_name
+
+    # --- updates -------------------------------------------------------------------------------------------------
+
+    def open_producer(self, name: str) -> Producer:
+        """Open a producer before it pushes: it gets an epoch, and any older process under its name is shut out."""
+        return updatecalls.open_producer(self.attached(), name).result()
+
+    def update(
+        self,
+        producer: str,
+        epoch: int,
+        seq: int,
+        changes: Sequence[Change],
+        *,
+        mark: bytes = b"",
+        applied_within_s: float | None = None,
+    ) -> Pushed:
+        """Push a batch of changes, all or none; returns once it is durable. The same batch again counts once.
+
+        epoch: of the opening. seq: the producer's number for the batch, one more than its last. mark: its own place in
+        its input, given back by the next opening. applied_within_s: wait for so long until lookups see it.
+        """
+        pending = updatecalls.push(self.attached(), producer, epoch, seq, changes, mark, applied_within_s)
+        return pending.result()
 
     # --- for the service -----------------------------------------------------------------------------------------
 
@@ -216,7 +241,7 @@ class EmbeddingCache:
 
     def prepare(self, queries: Sequence[Query], dtype: str) -> Lookup:
         """A lookup of the versions that are live now; NotReady, UnknownTable and UnsupportedDtype before any work."""
-        attachment = self._ready_attachment()
+        attachment = self.ready_attachment()
         views = [attachment.views.find(query.table, query.version) for query in queries]
         return Lookup(attachment, queries, views, dtype)
 
@@ -236,6 +261,13 @@ class EmbeddingCache:
             attachment.refresh()
         return attachment
 
+    def ready_attachment(self) -> Attachment:
+        """The attachment as it is, without waiting; NotReady where its owner is gone."""
+        if self._closed:
+            raise NotReady("the cache is closed")
+        self._attachment.check()
+        return self._attachment
+
     # --- inside --------------------------------------------------------------------------------------------------
 
     def leave_behind(self) -> None:
@@ -252,12 +284,6 @@ class EmbeddingCache:
         if self._settings is not None and (self._owner is None or self._owner.wait(ATTACH_TIMEOUT_S) is not None):
             self._owner = OwnerProcess.start(self._settings)
         return Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
-
-    def _ready_attachment(self) -> Attachment:
-        if self._closed:
-            raise NotReady("the cache is closed")
-        self._attachment.check()
-        return self._attachment
 
     def _answer(self, asked: list[ClientQuery], dtype: str, strict: bool, deadline_ms: float | None) -> LookupResult:
         if dtype not in DTYPES:

@@ -1,0 +1,150 @@
+"""What is asked of the owner about updates: open a producer, push a batch, ask how far it is. Returns Pendings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.attachment import Attachment
+from embcache.errors import DimensionMismatch, InvalidRows
+from embcache.host.convert import decode_rows, first_nonfinite, row_bytes_of
+from embcache.local import frames
+from embcache.pending import Pending
+from embcache.spec import DTYPES
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Op: TypeAlias = Literal["assign", "add", "delete"]
+_NAMED_IDS = 10  # how many ids an error names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One op on rows of a table: ids u64 [n], repeats allowed, and for `assign` and `add` encoded rows u8 [n, bytes].
+
+    Of repeated ids `assign` keeps the last and `add` adds all. `dtype` is the rows' own and need not be the table's.
+    """
+
+    table: str
+    op: Op
+    ids: NDArray[np.uint64]
+    rows: NDArray[np.uint8] | None = None
+    dtype: str = "f32"
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """How far a producer has come: its next batch is `last_seq` + 1, `mark` what the last one carried."""
+
+    epoch: int
+    last_seq: int
+    mark: bytes
+    position: int
+    history: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A batch that was accepted at `position`, now or, if a duplicate, before.
+
+    It is durable once `durable` has reached its position, and seen by every lookup once `applied` has.
+    """
+
+    position: int
+    duplicate: bool
+    durable: int
+    applied: int
+    history: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the service is: positions, the history in which they count, and how old the oldest pending batch is."""
+
+    durable: int
+    applied: int
+    history: str
+    lag_s: float
+
+
+def open_producer(attachment: Attachment, name: str) -> Pending[Producer]:
+    """Open a producer, which shuts out whoever opened it before."""
+    return Pending(attachment.link.call("open_producer", {"producer": name}), lambda reply: _producer(reply.meta))
+
+
+def show_producer(attachment: Attachment, name: str) -> Pending[Producer]:
+    """A producer as it is; epoch 0 for one that never opened."""
+    return Pending(attachment.link.call("producer", {"producer": name}), lambda reply: _producer(reply.meta))
+
+
+def push(
+    attachment: Attachment,
+    producer: str,
+    epoch: int,
+    seq: int,
+    changes: Sequence[Change],
+    mark: bytes = b"",
+    applied_within_s: float | None = None,
+) -> Pending[Pushed]:
+    """Push a batch; the answer comes once it is durable, or with `applied_within_s` once applied or that time passed.
+
+    UnknownTable, DimensionMismatch and InvalidRows before anything is sent; Fenced, SequenceGap, Conflict, Overloaded
+    and StorageFull from the owner: nothing of the batch was accepted then.
+    """
+    meta = {"producer": producer, "epoch": epoch, "seq": seq, "mark": mark, "applied_within_s": applied_within_s}
+    meta["changes"] = [[change.table, change.op, DTYPES.index(change.dtype), change.ids.size] for change in changes]
+    payload: list[frames.Buffer] = []
+    for place, change in enumerate(changes):
+        payload.append(np.ascontiguousarray(change.ids, "<u8"))
+        if change.op != "delete":
+            rows = _checked_rows(attachment, place, change)
+            payload += [rows, frames.padding(rows.nbytes)]
+    call = attachment.link.call("update", meta, payload)
+    return Pending(call, lambda reply: Pushed(**_picked(reply.meta, Pushed)))
+
+
+def progress(attachment: Attachment) -> Pending[Progress]:
+    """How far the owner is."""
+    return Pending(attachment.link.call("position"), lambda reply: Progress(**_picked(reply.meta, Progress)))
+
+
+def wait_applied(attachment: Attachment, position: int, timeout_s: float) -> Pending[None]:
+    """Until a position is applied; DeadlineExceeded after the timeout, and at once if it was never accepted."""
+    call = attachment.link.call("wait", {"position": position, "timeout_s": float(timeout_s)})
+    return Pending(call, lambda reply: None)
+
+
+def _checked_rows(attachment: Attachment, place: int, change: Change) -> NDArray[np.uint8]:
+    """A change's encoded rows, whose shape fits and which are finite."""
+    spec = attachment.views.find(change.table, None).spec
+    wanted = (change.ids.size, row_bytes_of(DTYPES.index(change.dtype), spec.dim))
+    rows = np.empty((0, 0), np.uint8) if change.rows is None else np.ascontiguousarray(change.rows, np.uint8)
+    if rows.shape != wanted:
+        raise DimensionMismatch(
+            f"changes[{place}].rows: {rows.nbytes} bytes; {wanted[0]} rows of {spec.dim} x {change.dtype} for table "
+            f"{change.table!r} take {wanted[0] * wanted[1]}"
+        )
+    values = rows.view("<f4") if change.dtype == "f32" else decode_rows(rows, DTYPES.index(change.dtype), spec.dim)
+    if first_nonfinite(values) >= 0:
+        bad = change.ids[~np.isfinite(values).all(axis=1)]
+        named = [str(identifier) for identifier in bad[:_NAMED_IDS].tolist()]
+        raise InvalidRows(
+            f"changes[{place}].rows: {bad.size} rows for table {change.table!r} hold NaN or infinity, first that of id "
+            f"{named[0]}; nothing of the batch was accepted",
+            {"table": change.table, "ids": named, "count": int(bad.size)},
+        )
+    return rows
+
+
+def _producer(meta: dict[str, Any]) -> Producer:
+    return Producer(**_picked(meta, Producer))
+
+
+def _picked(meta: dict[str, Any], kind: type[DataclassInstance]) -> dict[str, Any]:
+    return {field.name: meta[field.name] for field in dataclasses.fields(kind)}

@@ -1,0 +1,70 @@
+"""Updates through EmbeddingCache: accepted once, seen by every lookup from the applied position on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache import EmbeddingCache
+from embcache.config import Cold, Settings, Warm
+from embcache.errors import DimensionMismatch, Fenced, InvalidRows, UnknownTable
+from embcache.updatecalls import Change
+from embcache_client.results import COLD, MISSING, WARM
+
+IDS = np.arange(1, 101, dtype=np.uint64)
+WAIT = 20.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingCache]:
+    settings = Settings(warm=Warm(capacity=8 << 20), cold=Cold(path=Path(tmp_path_factory.mktemp("updating"), "data")))
+    with EmbeddingCache.open(settings) as opened:
+        yield opened
+
+
+def encoded(values: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.ascontiguousarray(values, np.float32).view(np.uint8)
+
+
+def test_what_was_pushed_is_looked_up_and_counts_once(cache: EmbeddingCache) -> None:
+    cache.create_table({"name": "item", "dim": 4, "default": {"constant": [1, 2, 3, 4]}})
+    producer = cache.open_producer("trainer")
+    deltas = np.arange(400, dtype=np.float32).reshape(100, 4)
+    batch = [Change("item", "add", IDS, encoded(deltas)), Change("item", "delete", IDS[:10])]
+    assert (cache.lookup({"item": IDS})["item"].status == MISSING).all()
+    pushed = cache.update("trainer", producer.epoch, 1, batch, mark=b"here", applied_within_s=WAIT)
+    assert pushed.applied == pushed.durable == pushed.position == cache.position
+    again = cache.update("trainer", producer.epoch, 1, batch, mark=b"here")
+    assert (again.position, again.duplicate) == (pushed.position, True)
+    for tier in (COLD, WARM):
+        found = cache.lookup({"item": IDS})
+        assert found.position >= pushed.position
+        assert found["item"].status.tolist() == [MISSING] * 10 + [tier] * 90
+        np.testing.assert_array_equal(found["item"].rows[10:], np.add(deltas[10:], (1, 2, 3, 4)))
+    reopened = cache.open_producer("trainer")
+    assert (reopened.epoch, reopened.last_seq, reopened.mark) == (producer.epoch + 1, 1, b"here")
+    with pytest.raises(Fenced):
+        cache.update("trainer", producer.epoch, 2, batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (Change("nowhere", "add", IDS[:1], encoded([[0.0] * 4])), UnknownTable, "nowhere"),
+        (Change("strict", "add", IDS[:2], encoded([[0.0] * 4])), DimensionMismatch, r"changes\[0\].*2 rows of 4 x f32"),
+        (Change("strict", "assign", IDS[:1]), DimensionMismatch, "0 bytes"),
+        (Change("strict", "add", IDS[:2], encoded([[0.0] * 4, [np.nan] * 4])), InvalidRows, "first that of id 2"),
+    ],
+)
+def test_what_cannot_be_pushed_is_said_and_takes_no_number(
+    cache: EmbeddingCache, change: Change, error: type[Exception], words: str
+) -> None:
+    cache.create_table({"name": "strict", "dim": 4})
+    producer = cache.open_producer("strict")
+    with pytest.raises(error, match=words):
+        cache.update("strict", producer.epoch, 1, [change])
+    assert cache.open_producer("strict").last_seq == 0
