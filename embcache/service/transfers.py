@@ -22,7 +22,7 @@ from embcache.errors import DimensionMismatch, MalformedRequest, UnknownTable, U
 from embcache.service import failures, guard
 from embcache.service.bodies import ClientGone, check_msgpack, read_body
 from embcache.service.context import MSGPACK_BODY, Service, TheService, admit, json_body, needs, read_json
-from embcache.service.requests import unpack_map
+from embcache.service.fields import unpack_map
 from embcache.spec import DTYPES, NAME_PATTERN, TableSpec
 from embcache.tablecalls import Import, ScanPage
 from embcache_client import rowtypes
