@@ -1,4 +1,4 @@
-"""The ASGI application of a front: lookups go to their own endpoint, everything else to FastAPI's routes.
+"""The ASGI application of a front: lookups and updates go to their own endpoints, everything else to FastAPI's routes.
 
 Every error has PROTOCOL's form, whoever raised it.
 """
@@ -22,17 +22,18 @@ from embcache.service.context import Service
 from embcache.service.data import PATH as LOOKUP_PATH
 from embcache.service.failures import Failure
 
-_ABOUT = """Rows of embedding tables by feature ID. Lookups are msgpack, `POST /v1/lookup`, and not listed here:
-see docs/protocol.md, or use `embcache_client`."""
+_ABOUT = """Rows of embedding tables by feature ID. Lookups (`POST /v1/lookup`) and updates (`POST /v1/updates`,
+`/v1/producers/{producer}`) are msgpack and not listed here: see docs/protocol.md, or use `embcache_client`."""
 
 _ROUTERS = (tables.router, transfers.router, transfers.pages, introspection.router)
 
 
 class Front:
-    """The application. Sends a request to the lookups' endpoint or into FastAPI's stack."""
+    """The application. Sends a request to the lookups' endpoint, the updates' or into FastAPI's stack."""
 
     def __init__(self, service: Service) -> None:
         self.lookups = service.lookups
+        self._updates = service.updates
         self._others = _build(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,6 +41,8 @@ class Front:
             raise RuntimeError(f"no {scope['type']} here")
         if scope["path"] == LOOKUP_PATH:
             await self.lookups(scope, receive, send)
+        elif self._updates.serves(scope["path"]):
+            await self._updates(scope, receive, send)
         else:
             await self._others(scope, receive, send)
 

@@ -18,6 +18,7 @@ from embcache.service.auth import Doorkeeper
 from embcache.service.bodies import read_body
 from embcache.service.data import LookupEndpoint
 from embcache.service.reader import Reader
+from embcache.service.updates import UpdatesEndpoint
 from embcache_client.wire import MEDIA_TYPE
 
 MAX_JSON_BYTES = 4 << 20  # a spec with a constant default row of 65,536 numbers takes half of that
@@ -33,13 +34,15 @@ class Service:
     counters: Counters
     blocks: Sequence[memoryview]
     lookups: LookupEndpoint
+    updates: UpdatesEndpoint
 
     @classmethod
     def of(cls, settings: Settings, blocks: Sequence[memoryview], index: int) -> Service:
         """The parts of front number `index`."""
         reader, doorkeeper, counters = Reader(settings.cold.path), Doorkeeper(settings.token), Counters(blocks[index])
         lookups = LookupEndpoint(reader, settings.server, doorkeeper, counters)
-        return cls(settings, reader, doorkeeper, counters, blocks, lookups)
+        updates = UpdatesEndpoint(reader, settings.server, doorkeeper, counters)
+        return cls(settings, reader, doorkeeper, counters, blocks, lookups, updates)
 
 
 def service_of(request: Request) -> Service:

@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache import updatecalls
 from embcache.cache import EmbeddingCache
 from embcache.config import Server
-from embcache.errors import DeadlineExceeded, HistoryChanged, NotReady
+from embcache.errors import HistoryChanged, NotReady
 from embcache.lookup import Lookup, VersionGoneError
 from embcache.metrics import Counters
 from embcache.service import failures
@@ -34,6 +35,13 @@ PATH = "/v1/lookup"
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 _BEGUN = "embcache.begun"  # where a scope holds what answer_now began
 SMALL = 96 << 10  # bytes; replies up to here get memory of their own, which malloc has at hand
+
+
+class _Behind(Exception):
+    """The position that a request asks for is not applied yet, or was never accepted."""
+
+    def __init__(self, request: LookupRequest) -> None:
+        self.request = request
 
 
 @dataclass(slots=True)
@@ -64,7 +72,7 @@ class LookupEndpoint:
             begun = scope.pop(_BEGUN, None)
             if begun is None:
                 body = await read_body(self._admit(scope), receive, self._server.max_body_bytes)
-                begun = self._begin(await self._reader.current(), body)
+                begun = await self._begin_when_applied(body, arrived)
             reply = await self._finish(begun, arrived)
         except ClientGone:
             return
@@ -104,6 +112,16 @@ class LookupEndpoint:
         self._doorkeeper.admit(headers.get(b"authorization"), "read")
         check_msgpack(headers)
         return headers
+
+    async def _begin_when_applied(self, body: bytes, arrived: float) -> _Begun:
+        """`_begin`, once the position that the request asks for is applied."""
+        cache = await self._reader.current()
+        try:
+            return self._begin(cache, body)
+        except _Behind as behind:
+            left = arrived + self._budget_s(behind.request) - time.monotonic()
+            await updatecalls.wait_applied(cache.ready_attachment(), behind.request.min_position, max(0.0, left))
+        return self._begin(await self._reader.current(), body)
 
     def _begin(self, cache: EmbeddingCache, body: bytes) -> _Begun:
         """All that can be done without waiting."""
@@ -170,7 +188,4 @@ def _check_position(request: LookupRequest, lookup: Lookup) -> None:
             {"history": lookup.history},
         )
     if request.min_position > lookup.position:
-        raise DeadlineExceeded(
-            f"min_position: {request.min_position} was never accepted; the position is {lookup.position}",
-            {"min_position": request.min_position, "position": lookup.position},
-        )
+        raise _Behind(request)

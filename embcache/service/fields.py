@@ -87,8 +87,8 @@ def unsigned(request: dict[str, Any], key: str, most: int) -> int | None:
 
 def unknown_key(where: str, unknown: Iterable[str], right: frozenset[str]) -> NoReturn:
     key = min(unknown)
-    hint = nearest(key, sorted(right))
-    raise MalformedRequest(f"{where}{clip(key)[1:-1]}: no such key; the nearest right one is {hint}", {"key": key[:64]})
+    hint = f"the nearest right one is {nearest(key, sorted(right))}" if right else "the map should be empty"
+    raise MalformedRequest(f"{where}{clip(key)[1:-1]}: no such key; {hint}", {"key": key[:64]})
 
 
 def unsupported_dtype(dtype: Any) -> NoReturn:

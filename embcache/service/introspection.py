@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from embcache import metrics
+from embcache import metrics, updatecalls
 from embcache.errors import EmbcacheError
 from embcache.metrics import Gauge
 from embcache.service.context import Service, TheService, needs
@@ -48,11 +48,10 @@ async def limits(service: TheService) -> dict[str, Any]:
 
 @router.get("/v1/position", dependencies=[needs("read")])
 async def position(service: TheService) -> dict[str, Any]:
-    """How far the tables are in the stream of updates."""
+    """How far the service is: up to where updates are durable and applied, and for how long the oldest has waited."""
     service.reader.check()
-    cache = service.reader.cache()
-    applied = str(cache.position)
-    return {"durable": applied, "applied": applied, "history": cache.history, "lag_s": 0.0}
+    now = await updatecalls.progress(service.reader.cache().ready_attachment())
+    return {"durable": str(now.durable), "applied": str(now.applied), "history": now.history, "lag_s": now.lag_s}
 
 
 @router.get("/metrics")

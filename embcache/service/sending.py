@@ -50,6 +50,12 @@ async def send_reply(reply: Reply, pool: BufferPool, scope: Scope, send: Send) -
     await send(_END)
 
 
+async def send_msgpack(status: int, body: bytes, send: Send) -> None:
+    """Send a small reply in msgpack."""
+    await send(_head(status, len(body)))
+    await send({"type": "http.response.body", "body": body})
+
+
 async def send_failure(failure: Failure, scope: Scope, send: Send) -> None:
     """Send an error in msgpack; in JSON to who sent JSON or accepts it, such as a person at a terminal."""
     told = {"error": failure.error}
