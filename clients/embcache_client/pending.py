@@ -136,7 +136,7 @@ class _Table:
         self._name = name
         self._code = code
         self._index = _Index()
-        self._dim: int | None = None  # not known while there are deletes alone
+        self._dim: int | None = None  # None before the first rows
         self._states = np.zeros(0, np.uint8)  # [capacity]
         self._last = np.zeros(0, np.int64)  # [capacity], scratch: see _lasts
         self._rows = np.zeros((0, 0), np.float32)  # [capacity, dim], or [0, 0] without dim
@@ -146,11 +146,13 @@ class _Table:
         return self._index.memory_bytes + self._states.nbytes + self._last.nbytes + self._rows.nbytes
 
     def set_dim(self, dim: int) -> None:
-        if self._dim is None:
-            self._dim = dim
-            self._rows = np.zeros((len(self._states), dim), np.float32)
-        elif self._dim != dim:
+        """The elements of the rows that come; they may change while there are deletes alone."""
+        if dim == self._dim:
+            return
+        if self.byte_count > _ID_BYTES * self.row_count:
             raise ValueError(f"table {self._name}: rows of {dim} elements; earlier ones have {self._dim}")
+        self._dim = dim
+        self._rows = np.zeros((len(self._states), dim), np.float32)
 
     def assign(self, ids: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
         slots = self._slots(ids)

@@ -228,6 +228,22 @@ def test_a_sum_that_overflows_is_refused_and_the_rest_stays() -> None:
     assert change.rows.tolist() == f32([3e38], [1]).tolist()
 
 
+def test_only_rows_that_wait_settle_the_dim() -> None:
+    pending = Pending()
+    pending.delete("a", u64(1))
+    with pytest.raises(ValueError, match="ids 1"):
+        pending.add("a", u64(1), f32([1, np.nan]))
+    pending.add("a", u64(1, 2), f32([1, 2, 3], [4, 5, 6]))
+    with pytest.raises(ValueError, match="rows of 2 elements; earlier ones have 3"):
+        pending.add("a", u64(1), f32([1, 2]))
+    pending.delete("a", u64(1, 2))
+    pending.assign("a", u64(1), f32([7]))
+    assert [(c.op, c.ids.tolist(), None if c.rows is None else c.rows.tolist()) for c in pending.take(1 << 20)] == [
+        ("delete", [2], None),
+        ("assign", [1], [[7.0]]),
+    ]
+
+
 def test_empty_calls_leave_nothing() -> None:
     pending = Pending()
     pending.add("a", [], np.zeros((0, 4)))
