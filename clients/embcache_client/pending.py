@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import Any, Final
 
@@ -81,21 +82,23 @@ class Pending:
         if len(given):
             self._table(table, None).delete(given)
 
-    def take(self, max_bytes: int) -> list[Change]:
+    def take(self, max_bytes: int, max_rows: int = sys.maxsize) -> list[Change]:
         """The changes of the next batch, oldest table first; they wait no longer. Empty when nothing waits.
 
-        encode_update makes at most max_bytes of them, except that one row is taken however large it is.
+        They have max_rows ids, and encode_update makes max_bytes of them, at most; only that one row is taken however
+        large it is.
         """
         taken: list[Change] = []
         left = max_bytes - updates.BATCH_BYTES
         while len(taken) < updates.MAX_CHANGES and self._seal():
             change = self._sealed[0]
             left -= updates.change_bytes(change.table)
-            fitting = left // self._unit_bytes(change)
+            fitting = min(left // self._unit_bytes(change), max_rows)
             if fitting < 1 and taken:
                 break
             taken.append(self._cut(max(fitting, 1)))
             left -= len(taken[-1].ids) * self._unit_bytes(change)
+            max_rows -= len(taken[-1].ids)
         return taken
 
     def _table(self, name: str, dim: int | None) -> _Table:

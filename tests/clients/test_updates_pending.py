@@ -172,6 +172,22 @@ def test_a_batch_is_no_larger_than_asked_for(dtype: str, max_bytes: int) -> None
         assert min(sizes[:-1], default=max_bytes) > max_bytes - 1000  # and it is filled
 
 
+def test_a_batch_has_no_more_rows_than_asked_for() -> None:
+    pending = Pending()
+    pending.assign("a", np.arange(25), np.ones((25, 2)))
+    pending.delete("b", np.arange(12))
+    batches = []
+    while changes := pending.take(1 << 20, 10):
+        batches.append([(change.table, len(change.ids)) for change in changes])
+    assert batches == [[("a", 10)], [("a", 10)], [("a", 5), ("b", 5)], [("b", 7)]]
+
+
+def test_a_row_that_fits_nowhere_goes_alone() -> None:
+    pending = Pending()
+    pending.assign("a", u64(1, 2), np.ones((2, 100)))
+    assert [[len(change.ids) for change in pending.take(100, 0)] for _ in range(3)] == [[1], [1], []]
+
+
 def test_a_batch_has_no_more_changes_than_one_may() -> None:
     pending = Pending()
     for at in range(300):
