@@ -12,6 +12,7 @@ Invariant: what a lookup finds is at least as new as the position published befo
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +31,12 @@ from embcache.owner.flight import Ids, Rows
 from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
 from embcache.owner.updates import ADD, ASSIGN, DELETE
-from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore
+from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
 PIECE_ROWS = 2048
 _RETRY_S = 0.5  # between tries to write what the disk has no room for
+_TRIES_A_LINE = 120  # of the log
 _LARGEST = np.float32(3.4028235e38)
 
 
@@ -168,12 +170,13 @@ class Applier:
         meta = {CURSOR: piece.cursor.to_bytes()}
         for accepted in piece.done:
             meta[META + accepted.batch.producer] = accepted.producer.to_bytes()
-        while True:
+        for attempt in itertools.count():
             try:
                 written, outcome = await self._threads.apply(_write, self._store, list(piece.work.values()), meta)
                 break
-            except Exception:
-                log.exception("updates cannot be applied; trying again")
+            except StoreError as error:  # a full disk, mostly
+                if attempt % _TRIES_A_LINE == 0:
+                    log.error("updates cannot be applied, trying again and again: %s", error)
                 await asyncio.sleep(_RETRY_S)
         for version, ids, rows in written:
             self._tiers.replace(version, ids, rows)

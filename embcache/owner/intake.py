@@ -8,6 +8,7 @@ it was judged by, and table changes stand in one order with all updates.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -30,12 +31,16 @@ _TRIM_EVERY_S = 5.0
 class Intake:
     """Takes batches in, once each, and sees to it that they are applied."""
 
-    def __init__(self, store: RowStore, threads: StoreThreads, tiers: Tiers, bounds: Updates) -> None:
+    def __init__(
+        self, store: RowStore, threads: StoreThreads, tiers: Tiers, bounds: Updates, broken: Callable[[], None]
+    ) -> None:
+        """`broken` is called when something unforeseen has ended the committer or the applier."""
         self._store = store
         self._log: UpdateLog = store.log
         self._threads = threads
         self._tiers = tiers
         self._bounds = bounds
+        self._broken = broken
         self._open = asyncio.Event()
         self._quiet = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,11 +69,16 @@ class Intake:
         self._run(self._trim())
         self._open.set()
 
-    async def stop(self) -> None:
-        """Make what was accepted durable and apply it. Nobody may push any more."""
+    async def stop(self, grace_s: float) -> None:
+        """Make what was accepted durable, and apply what can be within `grace_s` seconds; the next start does the rest.
+
+        Nobody may push any more.
+        """
         if self._open.is_set():
-            await self.committer.drain()
-            await self.applier.wait(self.committer.durable)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self.committer.drain()
+                    await self.applier.wait(self.committer.durable)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -148,4 +158,12 @@ class Intake:
                 log.exception("the update log could not be trimmed")
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nothing would be taken in or applied any more: better to start anew, by what is in the log."""
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("updates cannot be taken in any more: the owner has to start anew", exc_info=task.exception())
+            self._broken()

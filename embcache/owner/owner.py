@@ -28,6 +28,7 @@ from embcache.spec import TableSpec
 from embcache_storage.store import RowStore
 
 _ROOM_TO_OPEN = 32 << 20  # bytes on the disk
+_APPLY_S = 1.0  # for updates at the end; the log keeps the rest
 
 
 class Owner:
@@ -43,7 +44,7 @@ class Owner:
         tables = Tables(store, threads, memory, arena.publish_generation, self._quiet)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
         tiers = Tiers(tables.find, memory.replace, reads.overtaken, arena.publish_position)
-        intake = Intake(store, threads, tiers, settings.updates)
+        intake = Intake(store, threads, tiers, settings.updates, self.stuck.set)
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
         self.parts = Parts(store, threads, memory, tables, reads, imports, intake)
         self.rings = Rings(memory)
@@ -69,7 +70,7 @@ class Owner:
             await asyncio.wait(self._watches)
         parts = self.parts
         await parts.imports.abort_all()
-        await parts.intake.stop()
+        await parts.intake.stop(min(grace_s, _APPLY_S))
         await parts.reads.drain()
         self._arena.kill()  # while the store is still ours: another owner's rows may be newer
         parts.threads.close()
