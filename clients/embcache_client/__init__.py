@@ -1,4 +1,4 @@
-"""Python client of the embcache embedding cache: see Client, AsyncClient and clients/README.md."""
+"""Python client of the embcache embedding cache: see Client, AsyncClient, Trainer and clients/README.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from embcache_client.errors import ClientError, ServiceError
 from embcache_client.ids import hash_values
 from embcache_client.lookup import Values
 from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, TableRows
+from embcache_client.trainer import Trainer, TrainerFull
 
 __all__ = [
     "STATUS_NAMES",
@@ -20,6 +21,8 @@ __all__ = [
     "RowPage",
     "ServiceError",
     "TableRows",
+    "Trainer",
+    "TrainerFull",
     "Values",
     "hash_values",
 ]
