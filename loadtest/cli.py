@@ -1,4 +1,4 @@
-"""The command line: compare, docs and demo."""
+"""The command line: compare, docs, demo and faults."""
 
 from __future__ import annotations
 
@@ -80,6 +80,23 @@ def demo(
     console = Console()
     with _failures_said(console):
         run(data, once, seconds, console)
+
+
+@app.command()
+def faults(
+    kills: Annotated[int, typer.Option(help="How often the service is killed with -9.", min=0)] = 50,
+    producers: Annotated[int, typer.Option(help="How many push at once.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Of batches and of the times between kills.")] = 1,
+) -> None:
+    """Push updates while the service is killed again and again, and compare every row at the end."""
+    from loadtest.faults import print_outcome, run
+
+    console = Console()
+    with _failures_said(console):
+        outcome = run(kills, producers, seed)
+    print_outcome(outcome, console)
+    if not outcome.good:
+        raise typer.Exit(1)
 
 
 @contextmanager

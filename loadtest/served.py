@@ -37,7 +37,7 @@ def served(warm_capacity: str, environment: Mapping[str, str] | None = None) -> 
     port = free_port()
     with TemporaryDirectory(prefix="loadtest-embcache-") as folder:
         config = Path(folder, "config.toml")
-        config.write_text(_config(port, warm_capacity), encoding="utf-8")
+        config.write_text(config_text(port, warm_capacity), encoding="utf-8")
         command = [sys.executable, "-m", "embcache", "serve", str(config)]
         log = Path(folder, "service.log")
         with Process(command, log, environment={**os.environ, **(environment or {})}) as process:
@@ -57,7 +57,8 @@ def ready(port: int) -> bool:
         connection.close()
 
 
-def _config(port: int, warm_capacity: str) -> str:
+def config_text(port: int, warm_capacity: str) -> str:
+    """A configuration on a port of the loopback, its data beside it."""
     return "\n".join(
         [
             "[server]",

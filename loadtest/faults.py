@@ -1,0 +1,243 @@
+"""Faults: producers push while the whole service is killed with -9 again and again. At the end every row is compared.
+
+Each producer has ids of its own, so that the order of its batches alone says what its rows must be, and values are
+whole numbers, so that sums are exact. A batch that was answered is sent again now and then, one that was not until it
+is. What must come out: every row as the producer's own account of it has it, and every answered batch seen by whoever
+asks for its position.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from embcache_client import Client
+from embcache_client.call import MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
+from embcache_client.errors import ConnectFailed, ConnectionLost, ServiceError, Timeout
+from embcache_client.transport import Transport
+from embcache_client.updates import Change, UpdateReply, decode_producer, decode_update_reply, encode_update
+from embcache_client.wire import MEDIA_TYPE, Body
+from loadtest.processes import Process, free_port
+from loadtest.served import START_TIMEOUT_S, config_text, ready
+
+TABLES = ("first", "second")
+DIM = 8
+IDS_EACH = 2000
+BATCH_IDS = 64
+SENT_AGAIN = 0.3
+READ_BACK = 0.1
+_LIVES_S = (0.2, 2.0)
+_PAUSE_S = 0.05
+_LAST_LOOKUP_MS = 60_000
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it. `wrong_rows` must be 0, and so must `stale_reads` and `counted_anew`."""
+
+    kills: int = 0
+    batches: int = 0
+    sent_again: int = 0
+    read_back: int = 0
+    rows: int = 0
+    wrong_rows: int = 0
+    stale_reads: int = 0
+    counted_anew: int = 0  # batches sent again that were not told to be duplicates
+    slowest_start_s: float = 0.0
+    failures: list[str] = field(default_factory=list)  # of producers that could not go on
+
+    @property
+    def good(self) -> bool:
+        return not (self.wrong_rows or self.stale_reads or self.counted_anew or self.failures)
+
+
+class Mortal:
+    """A service in a folder that is killed and started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._config = folder / "config.toml"
+        self._config.write_text(config_text(self.port, "64MiB"), encoding="utf-8")
+        self._log = folder / "service.log"
+        self._process: Process | None = None
+
+    def start(self) -> float:
+        """Start it; -> seconds until it is ready."""
+        self._process = Process([sys.executable, "-m", "embcache", "serve", str(self._config)], self._log)
+        return self._process.wait_until(lambda: ready(self.port), START_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """SIGKILL for all of its processes at once."""
+        assert self._process is not None
+        for pid in [*_descendants(self._process.pid), self._process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop it, unless it is dead."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+class _Producer(threading.Thread):
+    """Pushes batches until told to stop, and keeps account of what its rows must be."""
+
+    def __init__(self, url: str, number: int, seed: int, outcome: Outcome) -> None:
+        super().__init__(name=f"producer-{number}", daemon=True)
+        self.ids: NDArray[np.uint64] = np.arange(number * IDS_EACH, (number + 1) * IDS_EACH, dtype=np.uint64)
+        self.rows = np.zeros((len(TABLES), IDS_EACH, DIM), np.float32)
+        self.there = np.zeros((len(TABLES), IDS_EACH), np.bool_)
+        self.position = 0
+        self.stopping = threading.Event()
+        self._outcome = outcome
+        self._random = np.random.default_rng([seed, number])
+        # Every try is made here: what is sent again is part of what is tried.
+        self._transport = Transport(Endpoint(url, None, 10.0, RetryPolicy(attempts=1), MAX_REPLY_BYTES))
+        self._client = Client(url, timeout=30.0, retry=RetryPolicy(attempts=200))
+
+    def run(self) -> None:
+        try:
+            self._train()
+        except Exception as error:  # the account of this producer ends here
+            self._outcome.failures.append(f"{self.name}: {error!r}")
+        finally:
+            self._transport.close()
+            self._client.close()
+
+    def _train(self) -> None:
+        state = self._until_answered(f"/v1/producers/{self.name}", b"\x80", decode_producer)
+        seq = state.last_seq
+        while not self.stopping.is_set():
+            seq += 1
+            changes = [self._change(table) for table in range(len(TABLES))]
+            body = encode_update(self.name, state.epoch, seq, None, changes)
+            reply = self._push(body)
+            for table, change in enumerate(changes):
+                self._account(table, change)
+            self.position = reply.position
+            self._outcome.batches += 1
+            if self._random.random() < SENT_AGAIN:
+                again = self._push(body)
+                self._outcome.sent_again += 1
+                self._outcome.counted_anew += not again.duplicate or again.position != reply.position
+            if self._random.random() < READ_BACK:
+                self._outcome.read_back += 1
+                self._outcome.stale_reads += self.wrong_rows(self._client) > 0
+
+    def wrong_rows(self, client: Client) -> int:
+        """How many of this producer's rows are not what they must be."""
+        tables = dict.fromkeys(TABLES, self.ids)
+        found = client.lookup(tables, min_position=self.position, deadline_ms=_LAST_LOOKUP_MS)
+        wrong = 0
+        for table, name in enumerate(TABLES):
+            expected = np.where(self.there[table][:, None], self.rows[table], np.float32(0))
+            same = (found[name].rows == expected).all(axis=1) & (found[name].found == self.there[table])
+            wrong += int(np.count_nonzero(~same))
+        return wrong
+
+    def _push(self, body: bytes) -> UpdateReply:
+        return self._until_answered("/v1/updates", body, decode_update_reply)
+
+    def _until_answered(self, path: str, body: bytes, decode: Callable[[Body], T]) -> T:
+        call = Call("POST", path, lambda response: decode(response.body), body, MEDIA_TYPE)
+        while True:
+            try:
+                return self._transport.run(call)
+            except (ConnectFailed, ConnectionLost, Timeout):
+                pass
+            except ServiceError as error:
+                if error.http_status != 503:
+                    raise
+            time.sleep(_PAUSE_S)
+
+    def _change(self, table: int) -> Change:
+        op = self._random.choice(["add", "assign", "delete"], p=[0.7, 0.2, 0.1])
+        ids = self._random.choice(self.ids, BATCH_IDS)  # repeats are part of it
+        if op == "delete":
+            return Change(TABLES[table], op, ids)
+        rows = self._random.integers(-3, 4, (BATCH_IDS, DIM)).astype(np.float32)
+        return Change(TABLES[table], op, ids, rows)
+
+    def _account(self, table: int, change: Change) -> None:
+        """One row after the other, as the protocol says it."""
+        for at, place in enumerate((change.ids - self.ids[0]).tolist()):
+            if change.rows is None:
+                self.rows[table, place], self.there[table, place] = 0, False
+            elif change.op == "add":
+                self.rows[table, place] += change.rows[at]
+                self.there[table, place] = True
+            else:
+                self.rows[table, place], self.there[table, place] = change.rows[at], True
+
+
+def run(kills: int, producers: int, seed: int) -> Outcome:
+    """Kill the service `kills` times under the load of so many producers, and compare all rows at the end."""
+    outcome = Outcome()
+    lives = np.random.default_rng(seed).uniform(*_LIVES_S, kills)
+    with TemporaryDirectory(prefix="loadtest-faults-") as folder, ExitStack() as stack:
+        service = Mortal(Path(folder))
+        stack.callback(service.stop)
+        service.start()
+        with Client(service.url) as client:
+            for name in TABLES:
+                client.create_table({"name": name, "dim": DIM})
+        pushing = [_Producer(service.url, number, seed, outcome) for number in range(producers)]
+        for producer in pushing:
+            producer.start()
+        for life in lives.tolist():
+            time.sleep(life)
+            service.kill()
+            outcome.kills += 1
+            outcome.slowest_start_s = max(outcome.slowest_start_s, service.start())
+        for producer in pushing:
+            producer.stopping.set()
+        with Client(service.url, timeout=60.0) as client:
+            for producer in pushing:
+                producer.join()
+                outcome.rows += IDS_EACH * len(TABLES)
+                outcome.wrong_rows += producer.wrong_rows(client)
+    return outcome
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they did."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return []
+    return [found for child in map(int, children) for found in (*_descendants(child), child)]
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """What came of it, one line for each figure."""
+    table = Table("what", "count", title="Updates under kill -9", box=SIMPLE_HEAD)
+    for figure in fields(Outcome):
+        value = getattr(outcome, figure.name)
+        if not isinstance(value, list):
+            shown = f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(figure.name.replace("_", " "), shown)
+    console.print(table)
+    for failure in outcome.failures:
+        console.print(failure, style="red", markup=False, highlight=False)
