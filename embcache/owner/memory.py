@@ -58,7 +58,8 @@ class Memory:
         self._check_room(wants)
         self._make(version, row_bytes, shares(wants, self._capacity)[version])
         self._wants[version] = wants[version]
-        self._changed.set()
+        if replaced is None:  # else when that one goes: until then there is one region too many
+            self._changed.set()
 
     def remove(self, version: int) -> None:
         """Remove a version's region; nothing happens where it has none."""

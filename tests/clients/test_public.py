@@ -21,6 +21,8 @@ def test_public_names() -> None:
         "STATUS_NAMES",
         "ServiceError",
         "TableRows",
+        "Trainer",
+        "TrainerFull",
         "Values",
         "hash_values",
     ]

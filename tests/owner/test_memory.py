@@ -167,6 +167,29 @@ async def set_event(event: asyncio.Event) -> None:
     event.set()
 
 
+def test_updates_replace_rows_in_the_old_region_and_the_new_while_it_is_moved(
+    moving: tuple[OwnerThread, Link, Live], go_on: asyncio.Event
+) -> None:
+    """One slice is moved, the others are not: no row may come out of it as it was before."""
+    owner, _, wide = moving
+    memory = owner.owner.parts.memory
+    gone, new = MANY[::5], rows_of(MANY, 256, salt=9)
+
+    async def update() -> None:
+        memory.replace(wide.number, MANY, new)
+        memory.replace(wide.number, gone, None)
+
+    owner.run(update())
+    for _ in range(2):  # as readers see it now, and when it is moved
+        found, status = owner.warm(wide.number, MANY)
+        assert not (status[::5] == WARM).any()
+        warm = status == WARM
+        assert warm.mean() > 0.2
+        np.testing.assert_array_equal(found[warm], new[warm])
+        owner.run(set_event(go_on))
+        assert owner.when(lambda: memory.region(wide.number) is not None)
+
+
 def test_rows_are_read_while_their_region_is_moved(
     moving: tuple[OwnerThread, Link, Live], go_on: asyncio.Event
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,3 +211,15 @@ def test_what_the_service_refuses_for_good_is_told_to_every_later_call(serving: 
             other.add("item", IDS[:1], [[np.nan] * 4])
         other.add("item", IDS, ONES)
         np.testing.assert_array_equal(rows(client, other.flush()), ONES)
+
+
+def test_the_example_of_the_clients_page_runs(
+    serving: Running, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "clients" / "README.md").read_text(encoding="utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Trainer" in block]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"ids": IDS, "deltas": ONES}
+    exec(example.replace("http://127.0.0.1:7070", serving.url), names)
+    assert names["start"] == b""
+    np.testing.assert_array_equal(rows(client, names["position"]), ONES)
