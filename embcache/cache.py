@@ -28,7 +28,7 @@ from embcache.spec import DTYPES, TableSpec
 from embcache.tablecalls import Import, ScanPage
 from embcache.updatecalls import Change, Producer, Pushed
 from embcache_client.buffers import BufferPool
-from embcache_client.lookup import Ids, Versions, bag_query_of, query_of
+from embcache_client.lookup import Ids, Versions, bag_query_of, items_of, query_of
 from embcache_client.results import LookupResult, TableRows
 from embcache_client.wire import Query as ClientQuery
 
@@ -123,7 +123,7 @@ class EmbeddingCache:
         table's default row and status 0; with `strict` they are an error (MissingRows). What the deadline (from now)
         overtakes has status 4. `version`: other versions than the live ones, one label for all or by table.
         """
-        queries = [query_of(table, ids, version) for table, ids in tables.items()]
+        queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
         return self._answer(queries, dtype, strict, deadline_ms)
 
     def lookup_bags(
@@ -137,7 +137,7 @@ class EmbeddingCache:
         version: Versions = None,
     ) -> LookupResult:
         """One pooled row for each bag: for each table (ids, lengths) or, for sums, (ids, lengths, weights f32)."""
-        queries = [bag_query_of(table, bags, pooling, version) for table, bags in tables.items()]
+        queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
         return self._answer(queries, dtype, strict, deadline_ms)
 
     # --- tables --------------------------------------------------------------------------------------------------

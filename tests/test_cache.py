@@ -159,6 +159,7 @@ def test_strict_names_ids_without_a_row(cache: EmbeddingCache) -> None:
         (lambda cache: cache.lookup({"faulty": [1]}, version="9"), UnknownTable, "no version '9'"),
         (lambda cache: cache.lookup({"faulty": [1]}, dtype="f64"), UnsupportedDtype, "f64"),
         (lambda cache: cache.lookup({"faulty": [-1]}), ValueError, "negative"),
+        (lambda cache: cache.lookup(["faulty"]), TypeError, "tables are list, not a dict"),
         (lambda cache: cache.create_table({"name": "faulty", "dim": 13}), Conflict, "faulty"),
         (lambda cache: cache.create_table({"name": "Not OK", "dim": 13}), EmbcacheError, "name"),
         (lambda cache: cache.drop_table("nowhere"), UnknownTable, "nowhere"),

@@ -49,7 +49,7 @@ def lookup_call(
     version: Versions,
 ) -> Call[LookupResult]:
     """Raises ValueError or TypeError for arguments that can never be right."""
-    queries = [query_of(table, ids, version) for table, ids in _items(tables, "ids")]
+    queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
@@ -67,11 +67,11 @@ def lookup_bags_call(
     """Raises ValueError or TypeError for arguments that can never be right."""
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
-    queries = [bag_query_of(table, bags, pooling, version) for table, bags in _items(tables, "(ids, lengths)")]
+    queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
     return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
-def _items(tables: Mapping[str, T], each: str) -> ItemsView[str, T]:
+def items_of(tables: Mapping[str, T], each: str) -> ItemsView[str, T]:
     if not isinstance(tables, Mapping):
         raise TypeError(f"tables are {type(tables).__name__}, not a dict of a table's name -> {each}")
     return tables.items()
