@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtest.pairs import cold_lookup, cold_small, http_clients, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs import (
+    cold_lookup,
+    cold_small,
+    http_clients,
+    http_lookup,
+    http_small,
+    memory,
+    startup,
+    update_apply,
+    update_durable,
+    warm_lookup,
+)
 from loadtest.pairs.base import Pair
 
 ALL: tuple[Pair, ...] = (
@@ -14,6 +25,8 @@ ALL: tuple[Pair, ...] = (
     http_clients.PAIR,
     cold_lookup.PAIR,
     cold_small.PAIR,
+    update_durable.PAIR,
+    update_apply.PAIR,
     memory.PAIR,
     startup.WARM,
     startup.FIRST,

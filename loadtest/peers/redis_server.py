@@ -19,9 +19,10 @@ LOAD_CHUNK = 4096
 
 
 @contextmanager
-def redis_with_rows(ids: NDArray[np.uint64], rows: NDArray[np.float32]) -> Iterator[Any]:
+def redis_with_rows(ids: NDArray[np.uint64], rows: NDArray[np.float32], *, durable: bool = False) -> Iterator[Any]:
     """A redis-py client (hiredis, TCP) of a fresh redis-server that holds each row's bytes under its id's 8 bytes.
 
+    durable: it syncs its log before it answers a write; else it keeps none.
     PeerAbsent where redis-server, redis-py or hiredis is not installed.
     """
     program = shutil.which("redis-server")
@@ -35,6 +36,8 @@ def redis_with_rows(ids: NDArray[np.uint64], rows: NDArray[np.float32]) -> Itera
     port = free_port()
     with TemporaryDirectory(prefix="loadtest-redis-") as folder:
         options = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
+        if durable:
+            options |= {"appendonly": "yes", "appendfsync": "always"}
         command = [program, *(word for key, value in options.items() for word in (f"--{key}", value))]
         with Process(command, Path(folder, "redis.log")) as server, redis.Redis("127.0.0.1", port) as client:
             server.wait_until(lambda: _answers(client), timeout_s=10)

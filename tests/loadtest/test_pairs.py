@@ -8,7 +8,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from loadtest.pairs import cold_lookup, cold_small, http_clients, http_lookup, http_small, memory, startup, warm_lookup
+from loadtest.pairs import (
+    cold_lookup,
+    cold_small,
+    http_clients,
+    http_lookup,
+    http_small,
+    memory,
+    startup,
+    update_apply,
+    update_durable,
+    warm_lookup,
+)
 from loadtest.pairs.base import Outcome, enter_peer
 from loadtest.pairs.host_table import BareTable, Reader
 from loadtest.peers.redis_server import redis_with_rows
@@ -67,6 +78,19 @@ def test_http_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(outcome.ours.slices) == 3
     if outcome.absent:
         pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.theirs.slices) == 3
+
+
+def test_update_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, update_durable, ROWS=8_000, BATCH_IDS=256, BATCHES_EACH=2)
+    assert len(outcome.ours.slices) == 3
+    if outcome.absent:
+        pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.theirs.slices) == 3
+
+
+def test_update_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, update_apply, ROWS=8_000, BATCH_IDS=256, BATCHES=2)
     assert len(outcome.theirs.slices) == 3
 
 
