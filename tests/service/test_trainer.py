@@ -153,7 +153,8 @@ def test_a_trainer_that_is_killed_goes_on_at_its_mark(serving: Running, client: 
             else:
                 time.sleep(delay)
                 child.kill()
-    assert 0 == begun[0] < begun[1] < begun[2] < begun[3]
+    assert begun[0] == 0 < begun[3]
+    assert begun == sorted(begun)
     with Trainer(serving.url, producer="marking") as trainer:
         assert trainer.resumed_mark == b"400"
         position = trainer.flush()
