@@ -37,6 +37,7 @@ from embcache_client.updates import (
     decode_producer,
     decode_update_reply,
     encode_update,
+    mark_of,
     with_epoch,
 )
 
@@ -57,9 +58,10 @@ class Trainer:
     memory_bytes: of changes and batches that wait. spool: a folder for those beyond it, up to spool_bytes; without one
         a call raises TrainerFull when memory is full. What is in the spool is sent after a crash of this process.
     dtype: of rows on the wire: "f32", "f16", "bf16" or "q8".
+    marks: the trainer notes its place in its input (see mark): batches are made there alone, whatever their age.
 
-    `resumed_mark` is the trainer's place that the service holds: for a trainer that calls `mark` everything before it
-    counted, and nothing after it. Start from there. `trouble` is why the batch under way was not accepted at first.
+    `resumed_mark` is the last place that an earlier process of this name noted and that counts: everything before it,
+    and with `marks` nothing after it. Start from there. `trouble` is why the batch under way was not accepted at first.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Trainer:
         spool: str | Path | None = None,
         spool_bytes: int = 4 << 30,
         dtype: str = "f32",
+        marks: bool = False,
     ) -> None:
         """Opens the producer; raises what the service says against it, or that nobody answers."""
         self._producer = producer
@@ -84,7 +87,7 @@ class Trainer:
         self._changed = threading.Condition()  # over all that follows
         self._pending = Pending(dtype)
         self._since: float | None = None  # when the oldest pending change came
-        self._marks = False  # batches are made at marks alone
+        self._marks = marks
         self._batches: deque[tuple[int, bytes]] = deque()
         self._batches_bytes = 0
         self._sending = 0  # the number of the batch under way
@@ -124,15 +127,16 @@ class Trainer:
     def mark(self, mark: bytes) -> None:
         """Note the place in the trainer's input up to which everything was passed in, at most 256 bytes.
 
-        From the first call on, what lies between two marks is one batch, which the service takes as a whole together
-        with the mark: a restarted trainer that goes on at `resumed_mark` counts nothing twice and leaves nothing out.
-        So mark often enough for it to fit a batch. Without changes since the last mark nothing is noted.
+        For a trainer made with marks=True. What lies between two marks is one batch, which the service takes as a whole
+        together with the mark: a restarted trainer that goes on at `resumed_mark` counts nothing twice and leaves
+        nothing out. So mark often enough for it to fit a batch. Without changes since the last mark nothing is noted.
         """
+        if not self._marks:
+            raise ValueError("batches are made at any place: make the trainer with marks=True for them to be made here")
         if len(mark) > MAX_MARK_BYTES:
             raise ValueError(f"the mark has {len(mark)} bytes, more than {MAX_MARK_BYTES}")
         with self._changed:
             self._check()
-            self._marks = True
             if self._pending.row_count:
                 self._cut(mark)
                 self._changed.notify_all()
@@ -169,13 +173,16 @@ class Trainer:
         try:
             self.flush(timeout)
         finally:
-            with self._changed:
-                if self._spool is not None and not self._is_idle():
-                    self._make_room()
-                self._closing = True
-                self._changed.notify_all()
-            self._thread.join()
-            self._let_go()
+            try:
+                with self._changed:
+                    if self._spool is not None and not self._is_idle():
+                        self._make_room()
+            finally:
+                with self._changed:
+                    self._closing = True
+                    self._changed.notify_all()
+                self._thread.join()
+                self._let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -355,6 +362,7 @@ class Trainer:
                 "it was restored to an older state, and batches between are lost"
             )
         self._next_seq = self._spool.last_seq
+        self.resumed_mark = self._last_mark = mark_of(self._spool.read(self._next_seq))
 
     def _let_go(self) -> None:
         self._transport.close()

@@ -93,6 +93,12 @@ def with_epoch(body: bytes, epoch: int) -> bytes:
     return packed
 
 
+def mark_of(body: bytes) -> bytes:
+    """The mark that an encoded batch carries."""
+    mark: bytes = msgpack.unpackb(body).get("mark", b"")
+    return mark
+
+
 def change_bytes(table: str) -> int:
     """What a change takes in a body beside its ids and rows, at most."""
     return _CHANGE_BYTES + len(table.encode())

@@ -126,7 +126,7 @@ import numpy as np
 from embcache_client import Trainer
 ids = np.arange(1, 101, dtype=np.uint64)
 ones = np.ones((100, 4), np.float32)
-trainer = Trainer(sys.argv[1], producer="marking")
+trainer = Trainer(sys.argv[1], producer="marking", max_age_s=0.001, marks=True)
 step = int(trainer.resumed_mark or b"0")
 print(step, flush=True)
 while step < 400:
@@ -162,8 +162,9 @@ def test_a_trainer_that_is_killed_goes_on_at_its_mark(serving: Running, client: 
 
 
 def test_changes_since_the_last_mark_are_not_flushed_without_one(serving: Running, client: Client) -> None:
-    with Trainer(serving.url, producer="unmarked", max_batch_bytes=100_000) as trainer:
+    with Trainer(serving.url, producer="unmarked") as trainer, pytest.raises(ValueError, match="marks=True"):
         trainer.mark(b"0")
+    with Trainer(serving.url, producer="unmarked", max_batch_bytes=100_000, marks=True) as trainer:
         trainer.add("item", IDS, ONES)
         with pytest.raises(ValueError, match="call mark"):
             trainer.flush()
@@ -189,6 +190,24 @@ def test_what_memory_cannot_hold_waits_in_the_spool_and_survives_the_trainer(
         position = again.flush(timeout=30)
         assert not any((tmp_path / "spool").glob("*.spool"))
     np.testing.assert_array_equal(rows(client, position, MANY), 40 * deltas)
+
+
+def test_a_trainer_goes_on_behind_what_its_spool_holds(serving: Running, client: Client, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"producer": "spooled-mark", "spool": tmp_path / "spool", "marks": True}
+    trainer = Trainer(serving.url, **options, timeout=1.0)
+    trainer.add("item", IDS, ONES)
+    trainer.mark(b"1")
+    trainer.flush()
+    with frozen(serving):
+        for mark in (b"2", b"3"):
+            trainer.add("item", IDS, ONES)
+            trainer.mark(mark)
+        with pytest.raises(Timeout):
+            trainer.close(timeout=0.3)
+    with Trainer(serving.url, **options) as again:
+        assert again.resumed_mark == b"3"
+        position = again.flush(timeout=30)
+    np.testing.assert_array_equal(rows(client, position), 3 * ONES)
 
 
 def test_without_a_spool_full_memory_is_an_error_and_nothing_is_lost(serving: Running, client: Client) -> None:
