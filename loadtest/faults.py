@@ -173,7 +173,7 @@ class _Producer(threading.Thread):
             time.sleep(_PAUSE_S)
 
     def _change(self, table: int) -> Change:
-        op = self._random.choice(["add", "assign", "delete"], p=[0.7, 0.2, 0.1])
+        op = str(self._random.choice(["add", "assign", "delete"], p=[0.7, 0.2, 0.1]))
         ids = self._random.choice(self.ids, BATCH_IDS)  # repeats are part of it
         if op == "delete":
             return Change(TABLES[table], op, ids)

@@ -43,4 +43,4 @@ def decode_rows(encoded: NDArray[np.uint8], dtype: int, dim: int) -> NDArray[np.
 def first_nonfinite(rows: NDArray[np.float32]) -> int:
     """The index of the first row that holds a NaN or an infinity; -1 if none does."""
     bad = ~np.isfinite(rows).all(axis=1)
-    return int(bad.argmax()) if bad.any() else -1
+    return int(np.argmax(bad)) if bad.any() else -1
