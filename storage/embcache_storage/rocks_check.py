@@ -3,6 +3,8 @@
 - A flipped record type in the MANIFEST or a write-ahead log can make it spin for ever, holding the GIL.
 - A MANIFEST that was cut short it takes for an older state, opens, and removes the files that state does not know.
 - Without CURRENT it makes a new database in the old one's place.
+- A record near the end of a log whose length was raised by a flipped bit it takes for one that a crash cut off, and opens
+  without that record and all that follow.
 The seal notes which MANIFEST there is and how long it is, after each change that must not be lost.
 """
 
@@ -26,6 +28,8 @@ _HEADER: Final = 7
 _PADDING: Final = 0
 _KNOWN_TYPES: Final = (1, 2, 3, 4)
 """Whole, first, middle and last piece. Higher types come with options that are not set here."""
+_POLYNOMIAL: Final = 0x82F63B78
+"""Of CRC-32C, reflected."""
 
 
 def check_folder(path: Path) -> None:
@@ -89,10 +93,42 @@ def _check_log(path: Path, sealed: int) -> None:
             if kind not in _KNOWN_TYPES:
                 raise StoreCorrupt(f"{path} is damaged: at byte {start} is a record of type {kind}; restore a backup")
             if end > size:
+                _check_end(file, path, start, size)
                 break
             whole = end
     if whole < sealed:
         raise StoreCorrupt(f"{path} breaks off at byte {whole}, and had {sealed} bytes at least; restore a backup")
+
+
+def _check_end(file: IO[bytes], path: Path, start: int, size: int) -> None:
+    """StoreCorrupt where the last record is not cut off, but says with a flipped bit that it is longer than it is."""
+    file.seek(start)
+    header = file.read(_HEADER)
+    length = int.from_bytes(header[4:6], "little")
+    lengths = [length ^ (1 << bit) for bit in range(16)]
+    whole = [other for other in lengths if start + _HEADER + other <= size]
+    payload = file.read(max(whole, default=0))
+    if int.from_bytes(header[:4], "little") in _checksums(header[6:] + payload, {1 + other for other in whole}):
+        raise StoreCorrupt(
+            f"{path} is damaged: the record at byte {start} is not {length} bytes long as it says; restore a backup"
+        )
+
+
+def _checksums(data: bytes, lengths: set[int]) -> Iterator[int]:
+    """The checksums, as they stand in a log, of the beginnings of `data` of so many bytes."""
+    table = [_shifted(byte, 8) for byte in range(256)]
+    state = 0xFFFFFFFF
+    for length, byte in enumerate(data, 1):
+        state = table[(state ^ byte) & 0xFF] ^ (state >> 8)
+        if length in lengths:
+            crc = state ^ 0xFFFFFFFF
+            yield ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF  # the mask of LevelDB's logs
+
+
+def _shifted(value: int, bits: int) -> int:
+    for _ in range(bits):
+        value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+    return value
 
 
 def _records(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:

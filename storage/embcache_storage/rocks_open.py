@@ -76,9 +76,11 @@ def _recover(path: Path, options: RocksOptions) -> None:
             "restore a backup: some damage makes RocksDB spin for ever"
         ) from None
     if done.returncode:
-        what = f"cannot recover the store in {path}"
+        logs = ", ".join(sorted(log.name for log in path.glob("*.log")))
+        what = f"cannot recover the store in {path} from its write-ahead log ({logs})"
         if done.stdout:
-            raise store_error(json.loads(done.stdout), what)
+            error = store_error(json.loads(done.stdout), what)
+            raise StoreCorrupt(f"{error}; restore a backup") if isinstance(error, StoreCorrupt) else error
         raise StoreError(f"{what}: the recovering process ended with {done.returncode}: {done.stderr.strip()[-500:]}")
 
 

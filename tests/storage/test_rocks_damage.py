@@ -256,8 +256,22 @@ def test_damage_within_the_log_is_refused(crashed: Path, tmp_path: Path, part: s
     log = log_of(path)
     record = records_of(log.read_bytes())[30]
     flip(log, record + {"checksum": 1, "length": 4, "payload": 50}[part])
-    with pytest.raises(StoreCorrupt, match=str(path)):
+    with pytest.raises(StoreCorrupt, match=rf"{path}.*{log.name}.*restore a backup"):
         RocksStore(path)
+
+
+@pytest.mark.parametrize("back", [1, 2, 5])
+def test_a_last_record_that_says_it_is_longer_is_not_taken_for_one_that_was_cut_off(
+    crashed: Path, tmp_path: Path, back: int
+) -> None:
+    """RocksDB would open without that record and what follows, and say nothing."""
+    log = log_of(crashed)
+    record = records_of(log.read_bytes())[-back]
+    for bit in range(16):
+        path = shutil.copytree(crashed, tmp_path / f"bit-{bit}")
+        flip(path / log.name, record + 4 + bit // 8, bit % 8)
+        with pytest.raises(StoreCorrupt, match=rf"{log.name}.*restore a backup"):
+            RocksStore(path)
 
 
 @pytest.mark.parametrize("kind", [0, 5, 6, 8, 11, 130])
