@@ -3,8 +3,8 @@
 - A flipped record type in the MANIFEST or a write-ahead log can make it spin for ever, holding the GIL.
 - A MANIFEST that was cut short it takes for an older state, opens, and removes the files that state does not know.
 - Without CURRENT it makes a new database in the old one's place.
-- A record near the end of a log whose length was raised by a flipped bit it takes for one that a crash cut off, and opens
-  without that record and all that follow.
+- A record near the end of a log whose length was raised by a flipped bit it takes for one that a crash cut off, and
+  opens without that record and all that follow.
 The seal notes which MANIFEST there is and how long it is, after each change that must not be lost.
 """
 
