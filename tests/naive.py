@@ -6,6 +6,7 @@ Rounding is NumPy's and ml_dtypes', arithmetic is one f32 at a time, ids are Pyt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -72,6 +73,15 @@ class NaiveTable:
         at_rest = rounded(np.asarray(rows, np.float32), self.dtype)
         self.rows = dict(zip(map(int, ids), at_rest, strict=True))
 
+    def change(self, op: str, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
+        """One change of a batch, row by row in order: op `assign`, `add` or `delete`, rows f32 [n, dim]."""
+        for identifier, row in zip(map(int, ids), np.asarray(rows, np.float32), strict=True):
+            if op == "delete":
+                self.rows.pop(identifier, None)
+            else:
+                new = row if op == "assign" else self.at_rest(identifier) + row
+                self.rows[identifier] = rounded(new[None, :], self.dtype)[0]
+
     def at_rest(self, identifier: int) -> Row:
         """A row, or the default row, in the table's dtype."""
         found = self.rows.get(identifier)
@@ -81,11 +91,36 @@ class NaiveTable:
         return default
 
 
+@dataclass
+class NaiveProducer:
+    """How far a producer has come."""
+
+    epoch: int = 0
+    last_seq: int = 0
+    mark: bytes = b""
+
+
 class Naive:
-    """All tables by name."""
+    """All tables and producers by name."""
 
     def __init__(self) -> None:
         self.tables: dict[str, NaiveTable] = {}
+        self.producers: dict[str, NaiveProducer] = {}
+
+    def open(self, producer: str) -> NaiveProducer:
+        """Open a producer -> its state."""
+        opened = self.producers.setdefault(producer, NaiveProducer())
+        opened.epoch += 1
+        return opened
+
+    def push(
+        self, producer: str, mark: bytes, changes: Iterable[tuple[str, str, Iterable[int], NDArray[np.float32]]]
+    ) -> None:
+        """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change."""
+        state = self.producers[producer]
+        state.last_seq, state.mark = state.last_seq + 1, mark
+        for table, op, ids, rows in changes:
+            self.tables[table].change(op, ids, rows)
 
     def lookup(self, table: str, ids: Iterable[int], dtype: str = "f32") -> tuple[NDArray[np.float32], list[bool]]:
         """(rows f32 [n, dim] as they come off the wire, whether each id has a row)."""
