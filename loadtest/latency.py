@@ -34,6 +34,11 @@ class Latencies:
         self.total_s += nanoseconds / 1e9
         self._histogram.record_value(min(nanoseconds, _HIGHEST_NS))
 
+    def add(self, other: Latencies) -> None:
+        """Count what another one recorded, too."""
+        self.total_s += other.total_s
+        self._histogram.add(other._histogram)
+
     def percentile_ms(self, percentile: float) -> float:
         """The given percentile in milliseconds; 0.0 where nothing was recorded."""
         return float(self._histogram.get_value_at_percentile(percentile)) / 1e6

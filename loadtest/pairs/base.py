@@ -17,12 +17,16 @@ NO_FIGURES = Figures(())
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Slices of both sides. `theirs` has none where the pair has no peer, or `absent` says why it is missing."""
+    """Slices of both sides. `theirs` has none where the pair has no peer, or `absent` says why it is missing.
+
+    failed: what the figure depends on did not hold, so that the goal is missed whatever the figure.
+    """
 
     ours: Figures
     theirs: Figures = NO_FIGURES
     absent: str = ""
     note: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Pair:
             theirs=theirs,
             ratio=ratio,
             target=str(self.goal),
-            reached=None if judged is None else self.goal.reached(judged),
+            reached=None if judged is None else self.goal.reached(judged) and not outcome.failed,
             slices=len(outcome.ours.slices),
             ours_quartiles=outcome.ours.quartiles,
             theirs_quartiles=outcome.theirs.quartiles if outcome.theirs.slices else None,

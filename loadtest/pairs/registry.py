@@ -10,10 +10,13 @@ from loadtest.pairs import (
     http_clients,
     http_lookup,
     http_small,
+    lookup_while_updating,
     memory,
     startup,
     update_apply,
     update_durable,
+    update_sustained,
+    update_visible,
     warm_lookup,
 )
 from loadtest.pairs.base import Pair
@@ -26,6 +29,9 @@ ALL: tuple[Pair, ...] = (
     cold_lookup.PAIR,
     cold_small.PAIR,
     update_durable.PAIR,
+    update_sustained.PAIR,
+    update_visible.PAIR,
+    lookup_while_updating.PAIR,
     update_apply.PAIR,
     memory.PAIR,
     startup.WARM,

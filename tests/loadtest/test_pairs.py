@@ -14,19 +14,24 @@ from loadtest.pairs import (
     http_clients,
     http_lookup,
     http_small,
+    lookup_while_updating,
     memory,
     startup,
     update_apply,
     update_durable,
+    update_sustained,
+    update_visible,
     warm_lookup,
 )
 from loadtest.pairs.base import Outcome, enter_peer
 from loadtest.pairs.host_table import BareTable, Reader
+from loadtest.pairs.producers import Producer
 from loadtest.peers.redis_server import redis_with_rows
+from loadtest.replay import RowsDiffer
 from loadtest.workloads import random_ids, rows_from_ids
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, pair: ModuleType, **sizes: int) -> Outcome:
+def measured(monkeypatch: pytest.MonkeyPatch, pair: ModuleType, **sizes: float) -> Outcome:
     for name, size in sizes.items():
         monkeypatch.setattr(pair, name, size)
     outcome: Outcome = pair.measure(3)
@@ -82,11 +87,42 @@ def test_http_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_update_durable(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = measured(monkeypatch, update_durable, ROWS=8_000, BATCH_IDS=256, BATCHES_EACH=2)
+    outcome = measured(monkeypatch, update_durable, ROWS=8_000, BATCH_IDS=256, OUR_BATCHES=16, THEIR_BATCHES=8)
     assert len(outcome.ours.slices) == 3
     if outcome.absent:
         pytest.skip(f"our side ran; {outcome.absent}")
     assert len(outcome.theirs.slices) == 3
+
+
+def test_update_sustained(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, update_sustained, ROWS=8_000, BATCH_IDS=256, THEIR_BATCHES=8, SECONDS_A_ROUND=0.2)
+    assert len(outcome.ours.slices) == 1
+    assert outcome.note.startswith("for 0.6 s")
+    if outcome.absent:
+        pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.theirs.slices) == 4
+
+
+def test_update_sustained_does_not_count_what_fell_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_sustained, "MOST_BEHIND_S", 0.0)
+    assert measured(monkeypatch, update_sustained, ROWS=8_000, BATCH_IDS=256, SECONDS_A_ROUND=0.1).failed
+
+
+def test_update_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, update_visible, ROWS=8_000, PEAK_S=0.2, SLICE_S=0.2)
+    assert len(outcome.ours.slices) == 3
+    assert "lookups/s" in outcome.note
+
+
+def test_update_visible_compares_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Producer, "push", lambda producer, body: producer.position)
+    with pytest.raises(RowsDiffer):
+        measured(monkeypatch, update_visible, ROWS=8_000, PEAK_S=0.1, SLICE_S=0.1)
+
+
+def test_lookup_while_updating(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, lookup_while_updating, ROWS=8_000, BATCH_IDS=256, PEAK_S=0.2, SLICE_S=0.2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
 
 
 def test_update_apply(monkeypatch: pytest.MonkeyPatch) -> None:
