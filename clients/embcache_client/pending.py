@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embcache_client import rowtypes, updates
+from embcache_client.change_queue import ChangeQueue, unit_bytes
+from embcache_client.id_index import FIRST_CAPACITY, IdIndex, Slots, grown
 from embcache_client.lookup import feature_ids
 from embcache_client.updates import Change
-
-_Slots = NDArray[np.int64]
 
 # What is pending for an id. _DELETED_ADDED is a delete and then an add, onto the table's default row.
 _NOTHING, _ASSIGNED, _ADDED, _DELETED, _DELETED_ADDED = range(5)
 _AFTER_ADD: Final = np.array([_ADDED, _ASSIGNED, _ADDED, _DELETED_ADDED, _DELETED_ADDED], np.uint8)
-
-_ID_BYTES: Final = 8
-_FIRST_CAPACITY: Final = 1024
-_HASH: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Pending:
@@ -33,27 +28,25 @@ class Pending:
 
     def __init__(self, dtype: str = "f32") -> None:
         """dtype: of the rows on the wire."""
+        rowtypes.code_of(dtype)  # raises for a dtype that there is not
         self._dtype = dtype
-        self._code = rowtypes.code_of(dtype)
         self._tables: dict[str, _Table] = {}
-        self._sealed: deque[Change] = deque()  # of tables that a take began on; they come before what is in _tables
+        self._sealed = ChangeQueue()  # of tables that a take began on; they come before what is in _tables
 
     @property
     def row_count(self) -> int:
         """Changes of single rows that wait; a delete and then an add of one id are two."""
-        return sum(len(change.ids) for change in self._sealed) + sum(t.row_count for t in self._tables.values())
+        return self._sealed.row_count + sum(table.row_count for table in self._tables.values())
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the waiting ids and rows on the wire."""
-        sealed = sum(len(change.ids) * self._unit_bytes(change) for change in self._sealed)
-        return sealed + sum(table.byte_count for table in self._tables.values())
+        """Bytes of the waiting ids and rows on the wire; rows that will go as f32, out of range, count as narrow."""
+        return self._sealed.byte_count + sum(table.byte_count for table in self._tables.values())
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory held, room for growth included."""
-        sealed = sum(c.ids.nbytes + (0 if c.rows is None else c.rows.nbytes) for c in self._sealed)
-        return sealed + sum(table.memory_bytes for table in self._tables.values())
+        return self._sealed.memory_bytes + sum(table.memory_bytes for table in self._tables.values())
 
     def assign(self, table: str, ids: ArrayLike, rows: ArrayLike) -> None:
         """Rows [n, dim] replace those of ids [n]; of a repeated id the last row counts.
@@ -88,57 +81,33 @@ class Pending:
         They have max_rows ids, and encode_update makes max_bytes of them, at most; only that one row is taken however
         large it is.
         """
-        taken: list[Change] = []
-        left = max_bytes - updates.BATCH_BYTES
-        while len(taken) < updates.MAX_CHANGES and self._seal():
-            change = self._sealed[0]
-            left -= updates.change_bytes(change.table)
-            fitting = min(left // self._unit_bytes(change), max_rows)
-            if fitting < 1 and taken:
-                break
-            taken.append(self._cut(max(fitting, 1)))
-            left -= len(taken[-1].ids) * self._unit_bytes(change)
-            max_rows -= len(taken[-1].ids)
-        return taken
+        return self._sealed.take(max_bytes, max_rows, self._oldest_table)
 
     def _table(self, name: str, dim: int | None) -> _Table:
         table = self._tables.get(name)
         if table is None:
-            table = self._tables[name] = _Table(name, self._code)
+            table = self._tables[name] = _Table(name, self._dtype)
         if dim is not None:
             table.set_dim(dim)
         return table
 
-    def _seal(self) -> bool:
-        """Sees to it that a change is sealed; False when nothing waits."""
-        while not self._sealed and self._tables:
-            name = next(iter(self._tables))
-            self._sealed.extend(self._tables.pop(name).changes(self._dtype))
-        return bool(self._sealed)
-
-    def _cut(self, count: int) -> Change:
-        """The first `count` rows, or all, of the first sealed change."""
-        change = self._sealed.popleft()
-        if len(change.ids) <= count:
-            return change
-        head, rest = _part(change, slice(None, count)), _part(change, slice(count, None))
-        self._sealed.appendleft(rest)
-        return head
-
-    def _unit_bytes(self, change: Change) -> int:
-        """Bytes of an id and its row on the wire."""
-        return _ID_BYTES + (0 if change.rows is None else rowtypes.row_bytes(self._code, change.rows.shape[1]))
+    def _oldest_table(self) -> list[Change]:
+        """All that waits for one table; empty when nothing waits."""
+        changes: list[Change] = []
+        while not changes and self._tables:
+            changes = self._tables.pop(next(iter(self._tables))).changes()
+        return changes
 
 
 class _Table:
     """What is pending for one table: for each id a slot with its state and its row, zeros where there is none."""
 
-    def __init__(self, name: str, code: int) -> None:
+    def __init__(self, name: str, dtype: str) -> None:
         self.row_count = 0
         self.byte_count = 0
         self._name = name
-        self._code = code
-        self._index = _Index()
+        self._dtype = dtype
+        self._index = IdIndex()
         self._dim: int | None = None  # None before the first rows
         self._states = np.zeros(0, np.uint8)  # [capacity]
         self._last = np.zeros(0, np.int64)  # [capacity], scratch: see _lasts
@@ -152,7 +121,7 @@ class _Table:
         """The elements of the rows that come; they may change while there are deletes alone."""
         if dim == self._dim:
             return
-        if self.byte_count > _ID_BYTES * self.row_count:
+        if self.byte_count > unit_bytes(self._dtype, None) * self.row_count:
             raise ValueError(f"table {self._name}: rows of {dim} elements; earlier ones have {self._dim}")
         self._dim = dim
         self._rows = np.zeros((len(self._states), dim), np.float32)
@@ -182,7 +151,7 @@ class _Table:
             self._rows[slots] = 0
         self._move(slots, _DELETED)
 
-    def changes(self, dtype: str) -> list[Change]:
+    def changes(self) -> list[Change]:
         """All of it. Deletes come first, as the adds after them need; else an id is in one change alone."""
         states = self._states[: self._index.used]
         assigned, added, deleted = (
@@ -191,10 +160,24 @@ class _Table:
             (states == _DELETED) | (states == _DELETED_ADDED),
         )
         made = [Change(self._name, updates.DELETE, self._ids(deleted))] if deleted.any() else []
-        for op, chosen in ((updates.ASSIGN, assigned), (updates.ADD, added)):
-            if chosen.any():
-                made.append(Change(self._name, op, self._ids(chosen), self._chosen_rows(chosen), dtype))
+        wide = self._wide()
+        for op, in_op in ((updates.ASSIGN, assigned), (updates.ADD, added)):
+            for dtype, chosen in ((self._dtype, in_op & ~wide), ("f32", in_op & wide)):
+                if chosen.any():
+                    made.append(Change(self._name, op, self._ids(chosen), self._chosen_rows(chosen), dtype))
         return made
+
+    def _wide(self) -> NDArray[np.bool_]:
+        """bool [used]: whether a row goes as f32, since it is beyond what the wire's dtype holds.
+
+        Half of that counts as beyond, so that there is room for what earlier adds left out (see residues).
+        """
+        if self._dtype == "f32" or self._dim is None:
+            return np.zeros(self._index.used, np.bool_)
+        rows = self._rows[: self._index.used]
+        limit = rowtypes.LARGEST[rowtypes.code_of(self._dtype)] / np.float32(2)
+        wide: NDArray[np.bool_] = (rows.max(axis=1) > limit) | (rows.min(axis=1) < -limit)
+        return wide
 
     def _ids(self, chosen: NDArray[np.bool_]) -> NDArray[np.uint64]:
         ids = self._index.ids[: len(chosen)]
@@ -204,30 +187,30 @@ class _Table:
         rows = self._rows[: len(chosen)]
         return rows if chosen.all() else rows[chosen]  # a table of adds alone is not copied
 
-    def _slots(self, ids: NDArray[np.uint64]) -> _Slots:
+    def _slots(self, ids: NDArray[np.uint64]) -> Slots:
         slots = self._index.slots_of(ids)
         if self._index.used > len(self._states):
-            self._grow(max(2 * len(self._states), self._index.used, _FIRST_CAPACITY))
+            self._grow(max(2 * len(self._states), self._index.used, FIRST_CAPACITY))
         return slots
 
     def _grow(self, capacity: int) -> None:
-        self._states = _grown(self._states, capacity)
+        self._states = grown(self._states, capacity)
         self._last = np.zeros(capacity, np.int64)
         if self._dim is not None:
-            self._rows = _grown(self._rows, capacity)
+            self._rows = grown(self._rows, capacity)
 
-    def _lasts(self, slots: _Slots) -> NDArray[np.bool_]:
+    def _lasts(self, slots: Slots) -> NDArray[np.bool_]:
         """bool [n]: whether a slot stands nowhere behind."""
         order = np.arange(len(slots))
         self._last[slots] = order  # of a repeated slot NumPy keeps the last
         lasts: NDArray[np.bool_] = self._last[slots] == order
         return lasts
 
-    def _move(self, slots: _Slots, states: NDArray[np.uint8] | int) -> None:
+    def _move(self, slots: Slots, states: NDArray[np.uint8] | int) -> None:
         """Slots, each once, get new states."""
-        row = _ID_BYTES + (0 if self._dim is None else rowtypes.row_bytes(self._code, self._dim))
+        bare, row = unit_bytes(self._dtype, None), unit_bytes(self._dtype, self._dim)
         rows_of = np.array([0, 1, 1, 1, 2])
-        bytes_of = np.array([0, row, row, _ID_BYTES, _ID_BYTES + row])
+        bytes_of = np.array([0, row, row, bare, bare + row])
         old = self._states[slots]
         new = np.broadcast_to(np.asarray(states, np.uint8), old.shape)
         self.row_count += int(rows_of[new].sum() - rows_of[old].sum())
@@ -235,77 +218,7 @@ class _Table:
         self._states[slots] = new
 
 
-class _Index:
-    """id -> slot, slots counting up from 0: open addressing with linear probing, all ids of a call side by side."""
-
-    def __init__(self) -> None:
-        self.used = 0
-        self.ids = np.zeros(0, np.uint64)  # [capacity], by slot
-        self._cells = np.zeros(0, np.int64)  # [a power of two, at least 2 * capacity]: a slot, or negative
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.ids.nbytes + self._cells.nbytes
-
-    def slots_of(self, ids: NDArray[np.uint64]) -> _Slots:
-        """int64 [n]: the slots of ids, new ones for those without."""
-        if self.used + len(ids) > len(self.ids):
-            self._grow(max(2 * len(self.ids), self.used + len(ids), _FIRST_CAPACITY))
-        slots = np.empty(len(ids), np.int64)
-        waiting, at = np.arange(len(ids)), self._home(ids)
-        while len(waiting):
-            self._claim(ids, waiting, at)
-            found = self._cells[at]
-            hit = self.ids[found] == ids[waiting]
-            slots[waiting[hit]] = found[hit]
-            waiting, at = waiting[~hit], self._next(at[~hit])
-        return slots
-
-    def _claim(self, ids: NDArray[np.uint64], waiting: _Slots, at: _Slots) -> None:
-        """Gives each empty one of the cells `at` a new slot, for one of the ids that came to it."""
-        empty = self._cells[at] < 0
-        if not empty.any():
-            return
-        cells, claims = at[empty], -1 - waiting[empty]
-        self._cells[cells] = claims
-        won = self._cells[cells] == claims
-        winners = waiting[empty][won]
-        slots = np.arange(self.used, self.used + len(winners))
-        self.ids[slots] = ids[winners]
-        self._cells[cells[won]] = slots
-        self.used += len(winners)
-
-    def _grow(self, capacity: int) -> None:
-        self.ids = _grown(self.ids, capacity)
-        self._cells = np.full(1 << (2 * capacity - 1).bit_length(), -1, np.int64)
-        slots = np.arange(self.used)
-        at = self._home(self.ids[: self.used])
-        while len(slots):
-            empty = self._cells[at] < 0
-            self._cells[at[empty]] = slots[empty]
-            placed = self._cells[at] == slots
-            slots, at = slots[~placed], self._next(at[~placed])
-
-    def _home(self, ids: NDArray[np.uint64]) -> _Slots:
-        bits = len(self._cells).bit_length() - 1
-        return (((ids ^ (ids >> np.uint64(32))) * _HASH) >> np.uint64(64 - bits)).astype(np.int64)
-
-    def _next(self, at: _Slots) -> _Slots:
-        return (at + 1) & (len(self._cells) - 1)
-
-
-def _part(change: Change, part: slice) -> Change:
-    rows = None if change.rows is None else change.rows[part]
-    return Change(change.table, change.op, change.ids[part], rows, change.dtype)
-
-
-def _grown(array: NDArray[Any], capacity: int) -> NDArray[Any]:
-    grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown
-
-
-def _summed(slots: _Slots, deltas: NDArray[np.float32]) -> tuple[_Slots, NDArray[np.float32]]:
+def _summed(slots: Slots, deltas: NDArray[np.float32]) -> tuple[Slots, NDArray[np.float32]]:
     """Each slot once, ascending, with the sum of its deltas."""
     order = np.argsort(slots, kind="stable")
     ordered = slots[order]

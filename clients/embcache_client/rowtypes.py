@@ -34,6 +34,14 @@ _MAX_F16: Final = np.float16(65504)
 _MAX_BF16: Final = np.uint16(0x7F7F)
 _HALF_MAX_F32: Final = np.finfo(np.float32).max / np.float32(2)  # q8 spans at most the largest float32
 
+# The largest value, by code, that narrowing leaves near what it was, whatever else is in its row.
+LARGEST: Final = (
+    np.finfo(np.float32).max,
+    np.float32(_MAX_F16),
+    np.uint32(int(_MAX_BF16) << 16).view(np.float32),
+    _HALF_MAX_F32,
+)
+
 
 class WireRows(NamedTuple):
     """Rows of a dtype as they travel: `values` [n, dim] of ELEMENTS[code]; `scale` and `bias` float32 [n], q8 only."""

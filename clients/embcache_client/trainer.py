@@ -26,12 +26,15 @@ from numpy.typing import ArrayLike
 
 from embcache_client import wire
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
+from embcache_client.change_queue import ChangeQueue
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, ServiceError, Timeout
 from embcache_client.pending import Pending
+from embcache_client.residues import Residues
 from embcache_client.spool import Spool, SpoolFull
 from embcache_client.transport import Transport
 from embcache_client.updates import (
     MAX_MARK_BYTES,
+    Change,
     ProducerState,
     UpdateReply,
     decode_producer,
@@ -44,6 +47,7 @@ from embcache_client.updates import (
 _WAITING_STATUSES: Final = (429, 503, 507)  # come again later
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _BESIDE_BYTES: Final = 16 << 10  # of a batch, beside ids and rows
+_RESIDUES_SHARE: Final = 1 / 4  # of memory_bytes
 
 
 class TrainerFull(ClientError):
@@ -57,7 +61,9 @@ class Trainer:
     max_batch_bytes, max_batch_rows: of a batch. max_age_s: how long a change waits for others to go with it.
     memory_bytes: of changes and batches that wait. spool: a folder for those beyond it, up to spool_bytes; without one
         a call raises TrainerFull when memory is full. What is in the spool is sent after a crash of this process.
-    dtype: of rows on the wire: "f32", "f16", "bf16" or "q8".
+    dtype: of rows on the wire: "f32", "f16", "bf16" or "q8"; rows that it cannot hold go as f32. What rounding leaves
+        out of an add goes with the row's next one, or at the end; a crash loses it: one rounding a row at most. Up to
+        a quarter of memory_bytes is for that; when it is full, what is there goes as f32. An assign is rounded.
     marks: the trainer notes its place in its input (see mark): batches are made there alone, whatever their age.
 
     `resumed_mark` is the last place that an earlier process of this name noted and that counts: everything before it,
@@ -86,6 +92,7 @@ class Trainer:
         self._memory_bytes, self._timeout_s = memory_bytes, timeout
         self._changed = threading.Condition()  # over all that follows
         self._pending = Pending(dtype)
+        self._residues = Residues(int(memory_bytes * _RESIDUES_SHARE))
         self._since: float | None = None  # when the oldest pending change came
         self._marks = marks
         self._batches: deque[tuple[int, bytes]] = deque()
@@ -144,34 +151,31 @@ class Trainer:
     def flush(self, timeout: float | None = None) -> int:
         """Wait until all that was passed in is durable; -> the position from which every lookup sees it (min_position).
 
-        Timeout after `timeout` seconds; the error that keeps batches from being accepted for good.
+        With a narrow dtype, up to one rounding of each row's last delta, which goes with the row's next one or at
+        close(). Timeout after `timeout` seconds; the error that keeps batches from being accepted for good.
         """
-        end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._check()
-            if self._marks and self._pending.row_count:
-                raise ValueError("there are changes since the last mark, which go with the next one: call mark() first")
-            while self._pending.row_count:
-                self._cut(self._last_mark)
-            self._changed.notify_all()
-            while not self._is_idle():
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
-                    raise Timeout(f"not all updates were durable within {timeout:g} s; they are kept ({self.trouble})")
-                self._changed.wait(left)
-                self._check()
+            self._cut_all()
+            self._wait_durable(timeout, "they are kept")
             return self._position
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, and end; raises what keeps updates from being durable, after `timeout` seconds at the latest.
+        """Flush, what narrow rows left out as well, and end.
 
-        What was not durable then is in the spool, where there is one, and sent by the next trainer of this name.
+        Raises what keeps updates from being durable, after `timeout` seconds at the latest. What was not durable then
+        is in the spool, where there is one, and sent by the next trainer of this name.
         """
         with self._changed:
             if self._closing:
                 return
+        kept = "what the service did not accept is lost" if self._spool is None else "they are kept in the spool"
         try:
-            self.flush(timeout)
+            with self._changed:
+                self._check()
+                self._cut_all()
+                self._append_all(self._last_mark, self._residues.take_all())
+                self._wait_durable(timeout, kept)
         finally:
             try:
                 with self._changed:
@@ -222,7 +226,7 @@ class Trainer:
             self._changed.notify_all()
 
     def _held_bytes(self) -> int:
-        return self._pending.memory_bytes + self._batches_bytes
+        return self._pending.memory_bytes + self._residues.memory_bytes + self._batches_bytes
 
     def _make_room(self) -> None:
         """Move what waits to the spool; TrainerFull where that has no room, or is not there."""
@@ -231,8 +235,8 @@ class Trainer:
                 f"{self._held_bytes()} bytes of updates wait for the service, more than memory_bytes = "
                 f"{self._memory_bytes}: give the trainer a spool, or push less"
             )
-        while not self._marks and self._pending.row_count:
-            self._cut(self._last_mark)
+        if not self._marks:
+            self._cut_all()
         try:
             while self._batches:
                 self._spool.append(*self._batches[0])
@@ -243,14 +247,42 @@ class Trainer:
     def _cut(self, mark: bytes) -> None:
         """Make a batch of what is pending, or of as much as fills one."""
         limits = (sys.maxsize, sys.maxsize) if self._marks else (self._batch_bytes, self._batch_rows)
-        changes = self._pending.take(*limits)
+        self._append(mark, self._residues.carry(self._pending.take(*limits)))
+        self._append_all(mark, self._residues.overflow())
+        if not self._pending.row_count:
+            self._since = None
+
+    def _append_all(self, mark: bytes, changes: list[Change]) -> None:
+        """Make as many batches as it takes."""
+        queue = ChangeQueue(changes)
+        while part := queue.take(self._batch_bytes, self._batch_rows):
+            self._append(mark, part)
+
+    def _append(self, mark: bytes, changes: list[Change]) -> None:
+        """Make a batch; it is encoded here alone, since the service tells one that it has by its bytes."""
         self._next_seq += 1
         body = encode_update(self._producer, self._epoch, self._next_seq, mark, changes)
         self._last_mark = mark
         self._batches.append((self._next_seq, body))
         self._batches_bytes += len(body)
-        if not self._pending.row_count:
-            self._since = None
+
+    def _cut_all(self) -> None:
+        if self._marks and self._pending.row_count:
+            raise ValueError("there are changes since the last mark, which go with the next one: call mark() first")
+        while self._pending.row_count:
+            self._cut(self._last_mark)
+
+    def _wait_durable(self, timeout: float | None, otherwise: str) -> None:
+        """Until there is no batch any more. otherwise: what becomes of them when that takes longer, for the Timeout."""
+        end = None if timeout is None else time.monotonic() + timeout
+        self._changed.notify_all()
+        while not self._is_idle():
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                trouble = "" if self.trouble is None else f" ({self.trouble})"
+                raise Timeout(f"not all updates were durable within {timeout:g} s: {otherwise}{trouble}")
+            self._changed.wait(left)
+            self._check()
 
     def _is_idle(self) -> bool:
         return not (self._batches or self._sending or self._pending.row_count or self._spooled())

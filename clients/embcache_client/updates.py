@@ -45,6 +45,7 @@ class Change:
     ids: NDArray[np.uint64]  # [n]
     rows: NDArray[np.float32] | None = None  # [n, dim]; none for delete
     dtype: str = "f32"  # of the rows on the wire
+    wire_rows: rowtypes.WireRows | None = None  # `rows` in that dtype, where they were encoded before
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _change_map(change: Change) -> dict[str, object]:
     if change.rows is None:
         return entry
     check_finite(change.table, change.op, change.ids, change.rows)
-    encoded = rowtypes.encode(change.rows, rowtypes.code_of(change.dtype))
+    encoded = change.wire_rows or rowtypes.encode(change.rows, rowtypes.code_of(change.dtype))
     entry |= {"dtype": change.dtype, "rows": encoded.values.data}
     if encoded.scale is not None and encoded.bias is not None:
         entry |= {"scale": encoded.scale.data, "bias": encoded.bias.data}

@@ -97,6 +97,14 @@ def test_q8_of_a_span_beyond_float32_stays_finite() -> None:
     assert np.isfinite(rowtypes.decode(coded.values, rowtypes.Q8, coded.scale, coded.bias)).all()
 
 
+@pytest.mark.parametrize("code", range(4))
+def test_the_largest_values_are_held_beside_any_other(code: int) -> None:
+    for other in (-1, 0, 1):
+        rows = np.array([[rowtypes.LARGEST[code], other * rowtypes.LARGEST[code]]], np.float32)
+        coded = rowtypes.encode(rows, code)
+        np.testing.assert_allclose(rowtypes.decode(coded.values, code, coded.scale, coded.bias), rows, rtol=1e-6)
+
+
 def test_q8_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(ValueError, match="row 1 holds NaN or infinity"):
         rowtypes.encode(np.array([[1, 2], [1, np.nan]], np.float32), rowtypes.Q8)

@@ -183,7 +183,7 @@ def test_what_memory_cannot_hold_waits_in_the_spool_and_survives_the_trainer(
         for _ in range(40):
             trainer.add("item", MANY, deltas)
             time.sleep(0.005)
-        with pytest.raises(Timeout, match="they are kept"):
+        with pytest.raises(Timeout, match="they are kept in the spool"):
             trainer.close(timeout=0.5)
     assert any((tmp_path / "spool").glob("*.spool"))
     with Trainer(serving.url, **options) as again:
@@ -218,6 +218,44 @@ def test_without_a_spool_full_memory_is_an_error_and_nothing_is_lost(serving: Ru
     found = client.lookup({"item": np.arange(10**6, dtype=np.uint64)[:50_000]}, min_position=position)["item"]
     assert found.found[:1000].all()
     assert (found.rows[found.found] == 1).all()
+
+
+@pytest.mark.parametrize("marks", [False, True])
+@pytest.mark.parametrize(("dtype", "tiny"), [("f16", 1e-8), ("bf16", 1.001), ("q8", 3e-5)])
+def test_what_narrow_rows_leave_out_is_sent_later(
+    serving: Running, client: Client, dtype: str, tiny: float, marks: bool
+) -> None:
+    """Beside 0.25, each of these deltas is rounded the same way each time."""
+    delta = np.array([tiny, 0.25, -0.25, 0], np.float32) * ONES
+    with Trainer(serving.url, producer=f"{dtype}-{marks}", dtype=dtype, marks=marks) as trainer:
+        for step in range(100):
+            trainer.add("item", IDS, delta)
+            if marks:
+                trainer.mark(b"%d" % step)
+            position = trainer.flush()
+        np.testing.assert_allclose(rows(client, position), 100 * delta, atol=max(0.01 * tiny, 1e-3))
+    with Trainer(serving.url, producer=f"{dtype}-{marks}") as again:
+        np.testing.assert_allclose(rows(client, again.flush()), 100 * delta, rtol=1e-6)
+
+
+def test_what_narrow_rows_leave_out_is_sent_as_f32_when_there_is_no_room_for_it(
+    serving: Running, client: Client
+) -> None:
+    with Trainer(serving.url, producer="little-room", dtype="f16", memory_bytes=1 << 20) as trainer:
+        ids = np.arange(10_000, dtype=np.uint64)
+        trainer.add("item", ids, np.full((10_000, 4), 1 / 3))
+        found = rows(client, trainer.flush(), ids)
+        np.testing.assert_allclose(found, np.full((10_000, 4), 1 / 3), rtol=1e-6)
+
+
+def test_what_is_not_durable_in_time_is_kept_or_said_to_be_lost(serving: Running, client: Client) -> None:
+    trainer = Trainer(serving.url, producer="late", timeout=1.0)
+    with frozen(serving):
+        trainer.add("item", IDS, ONES)
+        with pytest.raises(Timeout, match=r"within 0\.1 s: they are kept"):
+            trainer.flush(timeout=0.1)
+        with pytest.raises(Timeout, match="is lost"):
+            trainer.close(timeout=0.1)
 
 
 def test_what_the_service_refuses_for_good_is_told_to_every_later_call(serving: Running, client: Client) -> None:
