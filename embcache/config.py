@@ -96,6 +96,9 @@ class Updates(Section):
     waiting_bytes: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
     log_bytes: Annotated[Size, Field(ge=1 << 20)] = 1 << 30
     log_age_s: Annotated[float, Field(gt=0, le=1e9)] = 86400.0
+    durability: Literal["sync", "interval"] = "sync"
+    sync_interval_s: Annotated[float, Field(gt=0, le=60)] = 0.1
+    producer_age_s: Annotated[float, Field(gt=0, le=1e9)] = 30 * 86400.0
 
 
 class Owner(Section):

@@ -22,6 +22,7 @@ from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
 from embcache.host.rows import Q8, convert_rows, fill_uniform
 from embcache.host.segment import COLD, COUNT, FAILED, HOT, LATE, LEFT, MISSING, NEAR, OUT, SEGMENT_COLUMNS, WARM
+from embcache.local.frames import padded
 from embcache.local.link import Reply
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
@@ -188,8 +189,8 @@ class Lookup:
             states = payload[begin : begin + count]
             if (states == _GONE).any():
                 raise VersionGoneError(view.spec.name)
-            rows_at = begin + _padded(count)
-            begin = rows_at + _padded(count * view.spec.row_bytes)
+            rows_at = begin + padded(count)
+            begin = rows_at + padded(count * view.spec.row_bytes)
             probe.settle_misses(segment, address_of(payload) + rows_at, states)
         self._express()
 
@@ -231,7 +232,3 @@ class Lookup:
         if instead.size:
             rows = int(self._segments[index, OUT])
             fill_uniform(self._queries[index].ids, instead, bound, view.spec.dtype_code, view.spec.dim, rows)
-
-
-def _padded(size: int) -> int:
-    return -(-size // 8) * 8

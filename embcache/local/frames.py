@@ -67,6 +67,11 @@ def padding(nbytes: int) -> bytes:
     return bytes(-nbytes % 8)
 
 
+def padded(nbytes: int) -> int:
+    """Bytes of an array of a payload with its padding."""
+    return nbytes + -nbytes % 8
+
+
 def decode_header(header: bytes | memoryview, max_meta: int, max_payload: int) -> tuple[int, int, int]:
     """(bytes of meta, bytes of payload, call number) of the 24 bytes; FrameError where they may not be."""
     magic, meta, payload, call = _HEADER.unpack(header)

@@ -1,11 +1,12 @@
-"""The applier: turns durable batches into rows, in log order, in the store and then in the arena.
+"""The applier: runs the entries of the update log in order: batches become rows, in the store and then in the arena.
 
 Work goes in pieces of a few thousand rows, since rocksdict holds the GIL while it writes; small batches share one. A
 piece's rows, the cursor behind it and the producers' state are one commit of the store: after any crash the log is
 taken up exactly where the rows stand, in the middle of a batch if need be, and so `add` counts once.
 
 Order of a piece: rows committed to the store; then, in one step of the loop, rows replaced in the arena and reads under
-way told that they were overtaken (reads.py); after the last piece of a batch, its position published.
+way told that they were overtaken (reads.py); after the last piece of a batch, its position published. A change of
+tables is a piece of its own, see tables.py: the catalogue and the cursor are one commit of the store.
 Invariant: what a lookup finds is at least as new as the position published before it began.
 """
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgpack
 import numpy as np
@@ -25,12 +26,12 @@ from numpy.typing import NDArray
 from embcache.defaults import default_values
 from embcache.host.convert import decode_rows, encode_rows
 from embcache.host.rows import add_rows
-from embcache.owner.catalogue import Table
-from embcache.owner.committer import Accepted
+from embcache.owner.catalogue import Table, TableChange
+from embcache.owner.committer import Accepted, states
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
-from embcache.owner.updates import ADD, ASSIGN, DELETE
+from embcache_client.updates import ADD, ASSIGN, DELETE
 from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
@@ -38,6 +39,8 @@ PIECE_ROWS = 2048
 _RETRY_S = 0.5  # between tries to write what the disk has no room for
 _TRIES_A_LINE = 120  # of the log
 _LARGEST = np.float32(3.4028235e38)
+
+T = TypeVar("T")
 
 
 class Cursor(NamedTuple):
@@ -85,10 +88,12 @@ class _Written(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Tiers:
     """Whom the applier tells: `replace(version, ids, rows)` for the arena, `overtaken(version, ids)` for reads under
-    way, `publish(position)` for all readers. `find(version)` is None for one that is gone.
+    way, `publish(position)` for all readers. `find(version)` is None for one that is gone. `change(change, meta)` makes
+    a change of tables and keeps meta values beside it; it raises StoreErrors before anything has changed.
     """
 
     find: Callable[[int], Table | None]
+    change: Callable[[TableChange, Mapping[str, bytes]], Awaitable[None]]
     replace: Callable[[int, Ids, Rows | None], None]
     overtaken: Callable[[int, Ids], None]
     publish: Callable[[int], None]
@@ -118,12 +123,12 @@ class Applier:
     @property
     def oldest(self) -> float | None:
         """When the oldest batch came that is not applied, in seconds since 1970; None where all are."""
-        return self._queue[0].producer.heard if self._queue else None
+        return next((accepted.producer.heard for accepted in self._queue if accepted.producer), None)
 
-    def hand_on(self, batches: Sequence[Accepted]) -> None:
-        """Take durable batches, in order."""
-        self._queue.extend(batches)
-        self.waiting_bytes += sum(accepted.batch.nbytes for accepted in batches)
+    def hand_on(self, entries: Sequence[Accepted]) -> None:
+        """Take entries that are safe in the log, in order."""
+        self._queue.extend(entries)
+        self.waiting_bytes += sum(accepted.entry.nbytes for accepted in entries)
         self._arrived.set()
 
     async def wait(self, position: int) -> None:
@@ -134,12 +139,16 @@ class Applier:
             await waiter
 
     async def run(self) -> None:
-        """Applies batches for as long as it runs. A store that cannot write is tried again, for ever."""
+        """Applies entries for as long as it runs. A store that cannot write is tried again, for ever."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
-                await self._apply(self._next())
+                first = self._queue[0]
+                if isinstance(first.entry, TableChange):
+                    await self._change(first, first.entry)
+                else:
+                    await self._apply(self._next())
 
     def _next(self) -> _Piece:
         """The next piece: changes from the cursor on, up to PIECE_ROWS rows, one op for each version."""
@@ -147,7 +156,9 @@ class Applier:
         done: list[Accepted] = []
         cursor, room = self._cursor, PIECE_ROWS
         for accepted in self._queue:
-            for index, change in enumerate(accepted.batch.changes[cursor.changes :], cursor.changes):
+            if isinstance(accepted.entry, TableChange):
+                break
+            for index, change in enumerate(accepted.entry.changes[cursor.changes :], cursor.changes):
                 table = self._tiers.find(change.version)
                 if table is not None:
                     if change.version in work and work[change.version].op != change.op:
@@ -168,27 +179,30 @@ class Applier:
 
     async def _apply(self, piece: _Piece) -> None:
         meta = {CURSOR: piece.cursor.to_bytes()}
-        for accepted in piece.done:
-            meta[META + accepted.batch.producer] = accepted.producer.to_bytes()
-        for attempt in itertools.count():
-            try:
-                written, outcome = await self._threads.apply(_write, self._store, list(piece.work.values()), meta)
-                break
-            except StoreError as error:  # a full disk, mostly
-                if attempt % _TRIES_A_LINE == 0:
-                    log.error("updates cannot be applied, trying again and again: %s", error)
-                await asyncio.sleep(_RETRY_S)
+        for name, state in states(piece.done).items():
+            meta[META + name] = state.to_bytes()
+        work = list(piece.work.values())
+        written, outcome = await _until_written(lambda: self._threads.apply(_write, self._store, work, meta))
         for version, ids, rows in written:
             self._tiers.replace(version, ids, rows)
             self._tiers.overtaken(version, ids)
-        self._cursor = piece.cursor
-        for accepted in piece.done:
-            self.waiting_bytes -= accepted.batch.nbytes
-            self._queue.popleft()
         self.rows_applied += outcome.rows
         self.rows_damaged += outcome.damaged
         self.values_saturated += outcome.saturated
-        if piece.done:
+        self._go_on(piece.cursor, piece.done)
+
+    async def _change(self, accepted: Accepted, change: TableChange) -> None:
+        cursor = Cursor(accepted.position)
+        await _until_written(lambda: self._tiers.change(change, {CURSOR: cursor.to_bytes()}))
+        self._go_on(cursor, [accepted])
+
+    def _go_on(self, cursor: Cursor, done: Sequence[Accepted]) -> None:
+        """What is up to the cursor is applied, and so are the entries that end there."""
+        self._cursor = cursor
+        for accepted in done:
+            self.waiting_bytes -= accepted.entry.nbytes
+            self._queue.popleft()
+        if done:
             self._tiers.publish(self.applied)
             self._wake()
 
@@ -198,6 +212,18 @@ class Applier:
         for position, waiter in waiting:
             if position <= self.applied and not waiter.done():
                 waiter.set_result(None)
+
+
+async def _until_written(write: Callable[[], Awaitable[T]]) -> T:
+    """Tries until the store takes it: what is in the log is never left out."""
+    for attempt in itertools.count():
+        try:
+            return await write()
+        except StoreError as error:  # a full disk, mostly
+            if attempt % _TRIES_A_LINE == 0:
+                log.error("updates cannot be applied, trying again and again: %s", error)
+            await asyncio.sleep(_RETRY_S)
+    raise AssertionError
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """Which tables and versions there are: an immutable value, and its form on disk. Touches neither store nor arena.
 
-tables.py replaces the whole value at each change and writes it under KEY with one call, so that what is on disk is
-always one catalogue or the next. Where a version stands in memory is not part of it: that is new in every arena.
+tables.py replaces the whole value at each change and writes it under KEY with one call, beside the cursor of the update
+log in which the change stands: what is on disk is always one catalogue or the next. Where a version stands in memory is
+not part of it: that is new in every arena.
 """
 
 from __future__ import annotations
@@ -43,6 +44,35 @@ class Table:
         """Bytes of one encoded row."""
         return self.spec.row_bytes
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON and msgpack, which `from_json` takes back."""
+        version = {"number": self.version.number, "label": self.version.label, "live": True}
+        return {"spec": self.spec.to_json(), "born": self.born, "versions": [version]}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Table:
+        """The table of `to_json`."""
+        [version] = entry["versions"]  # format 1 keeps one version a table, the live one
+        spec = TableSpec.parse(entry["spec"])
+        return cls(spec, int(entry["born"]), Version(int(version["number"]), str(version["label"])))
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """An entry of the update log: from its position on `name` is this table, with a new version of so many rows.
+
+    It is gone where `table` is None.
+    """
+
+    name: str
+    table: Table | None
+    rows: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What it counts as among updates that wait."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
@@ -61,14 +91,18 @@ class Catalogue:
         """This catalogue with version numbers up to `numbers` taken."""
         return dataclasses.replace(self, numbers=numbers)
 
-    def with_table(self, table: Table) -> Catalogue:
-        """This catalogue with `table` in it, in place of one of its name."""
-        return dataclasses.replace(self, tables=MappingProxyType({**self.tables, table.spec.name: table}))
+    def after(self, change: TableChange) -> Catalogue:
+        """This catalogue after a change."""
+        tables = dict(self.tables)
+        if change.table is None:
+            tables.pop(change.name, None)
+        else:
+            tables[change.name] = change.table
+        return dataclasses.replace(self, tables=MappingProxyType(tables))
 
-    def without_table(self, name: str) -> Catalogue:
-        """This catalogue without the table `name`."""
-        left = {other: table for other, table in self.tables.items() if other != name}
-        return dataclasses.replace(self, tables=MappingProxyType(left))
+    def with_history(self, history: str) -> Catalogue:
+        """This catalogue in another history."""
+        return dataclasses.replace(self, history=history)
 
     def versions(self) -> Iterator[tuple[Table, Version]]:
         """Every version with its table."""
@@ -76,7 +110,7 @@ class Catalogue:
 
     def to_bytes(self) -> bytes:
         """JSON for the store, which `parse` takes back."""
-        tables = [_table_to_json(table) for table in self.tables.values()]
+        tables = [table.to_json() for table in self.tables.values()]
         value = {"format": FORMAT, "history": self.history, "numbers": self.numbers, "tables": tables}
         return json.dumps(value).encode()
 
@@ -89,7 +123,7 @@ class Catalogue:
                 raise StorageCorrupt(
                     f"the catalogue has format {value['format']}, this release reads {FORMAT}: use the newer release"
                 )
-            tables = [_table_from_json(entry) for entry in value["tables"]]
+            tables = [Table.from_json(entry) for entry in value["tables"]]
             by_name = MappingProxyType({table.spec.name: table for table in tables})
             return cls(str(value["history"]), int(value["numbers"]), by_name)
         except (ValueError, TypeError, LookupError) as error:
@@ -98,15 +132,3 @@ class Catalogue:
             raise
         except EmbcacheError as error:
             raise StorageCorrupt(f"the catalogue in the data folder holds a bad {error.message}") from error
-
-
-def _table_to_json(table: Table) -> dict[str, Any]:
-    version = {"number": table.version.number, "label": table.version.label, "live": True}
-    return {"spec": table.spec.to_json(), "born": table.born, "versions": [version]}
-
-
-def _table_from_json(entry: Mapping[str, Any]) -> Table:
-    [version] = entry["versions"]  # format 1 keeps one version a table, the live one
-    return Table(
-        TableSpec.parse(entry["spec"]), int(entry["born"]), Version(int(version["number"]), str(version["label"]))
-    )

@@ -1,8 +1,8 @@
 """Imports under way: rows on their way into a new version that nobody sees before its commit. Touches no arena.
 
 A commit is: the store takes the rows in, all at once, as a version that the catalogue does not name; then tables.py
-writes the catalogue once, and the table has its new rows. A crash before that write leaves the old rows (the version
-without a name is dropped at the next start), a crash after it the new ones.
+orders the change of the catalogue, and the table has its new rows. A crash before that entry is in the log leaves the
+old rows (the version without a name is dropped at the next start), a crash after it the new ones.
 """
 
 from __future__ import annotations
@@ -98,15 +98,15 @@ class Imports:
             self._waiting_bytes -= nbytes
             entry.touch()
 
-    async def commit(self, import_id: str) -> tuple[NewVersion, int]:
-        """Make the imported rows the table's, at once, in place of those it had -> (version, its rows)."""
+    async def commit(self, import_id: str) -> tuple[NewVersion, int, int]:
+        """Make the imported rows the table's, at once, in place of those it had -> (version, its rows, position)."""
         entry = self._find(import_id)
         async with entry.turn:
             self._check(entry)
             rows = await self._guarded(entry, self._threads.bulk(entry.load.commit))
             self._forget(entry)
-            await self._tables.take_over(entry.new, rows)
-        return entry.new, rows
+            position = await self._tables.take_over(entry.new, rows)
+        return entry.new, rows, position
 
     async def abort(self, import_id: str) -> None:
         """End an import and remove its rows."""

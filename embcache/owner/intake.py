@@ -1,8 +1,8 @@
 """Updates as the owner takes them: producers, committer and applier as one thing. Every method runs on the loop.
 
-Batches name tables; they are resolved to versions when they are accepted. So whoever changes tables waits first until
-all that was accepted is applied, and meanwhile nothing is accepted (`quiet`): a batch is applied to the versions that
-it was judged by, and table changes stand in one order with all updates.
+Batches name tables; they are resolved to versions when they are accepted. So while a change of tables is decided on,
+stands in the log and is applied, no batch is accepted (`closed`): what stands before it in the log was judged by the
+tables before it, and what follows by those after it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from typing import Any
 from embcache.config import Updates
 from embcache.errors import DeadlineExceeded, Overloaded, StorageCorrupt
 from embcache.owner.applier import CURSOR, Applier, Cursor, Tiers
+from embcache.owner.catalogue import TableChange
 from embcache.owner.committer import Accepted, Committer, Receipt
+from embcache.owner.entries import from_payload
 from embcache.owner.producers import META, Producer, Producers
 from embcache.owner.threads import StoreThreads, log
-from embcache.owner.updates import Batch, from_payload
+from embcache.owner.updates import Batch
 from embcache_storage.log import UpdateLog
-from embcache_storage.store import RowStore
+from embcache_storage.store import RowStore, StoreError
 
 _READ_BYTES = 16 << 20  # of the log at once, when it is taken up
 _TRIM_EVERY_S = 5.0
+_FORGET_EVERY_S = 3600.0
 
 
 class Intake:
@@ -42,7 +45,6 @@ class Intake:
         self._bounds = bounds
         self._broken = broken
         self._open = asyncio.Event()
-        self._quiet = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -62,27 +64,28 @@ class Intake:
         self._tiers.publish(cursor.position)
         self._run(self.applier.run())
         await self._take_up(cursor.position)
-        self.committer = Committer(
-            self._log, self._threads, self.producers, self.applier.hand_on, self._bounds.waiting_bytes
-        )
+        self.committer = Committer(self._log, self._threads, self.producers, self.applier.hand_on, self._bounds)
         self._run(self.committer.run())
+        self._run(self.committer.sync_regularly())
         self._run(self._trim())
+        self._run(self._forget())
         self._open.set()
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, grace_s: float) -> bool:
         """Make what was accepted durable, and apply what can be within `grace_s` seconds; the next start does the rest.
 
-        Nobody may push any more.
+        Nobody may push any more. Returns whether all that was answered is durable.
         """
         if self._open.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self.committer.drain()
-                    await self.applier.wait(self.committer.durable)
+                    await self.applier.wait(self.committer.logged)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        return self._open.is_set() and self.committer.durable == self.committer.logged
 
     @property
     def accepts(self) -> bool:
@@ -91,12 +94,12 @@ class Intake:
 
     @property
     def oldest_wait_s(self) -> float:
-        """How long the oldest batch that is durable and not applied has been so."""
+        """How long the oldest batch that is in the log and not applied has been so."""
         heard = self.applier.oldest
         return 0.0 if heard is None else max(0.0, time.time() - heard)
 
     async def push(self, make: Callable[[], Batch]) -> Receipt:
-        """Accept a batch; returns when it is durable. `make` resolves its tables in the step in which it is judged."""
+        """Accept a batch, see `Committer.push`. `make` resolves its tables in the step in which it is judged."""
         while not self._open.is_set():
             await self._open.wait()
         if self.applier.waiting_bytes > self._bounds.waiting_bytes:
@@ -126,24 +129,32 @@ class Intake:
             ) from None
 
     @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
-        """Within the block all that was accepted is applied, and nothing is accepted."""
-        async with self._quiet:
-            self._open.clear()
-            try:
-                await self.committer.drain()
-                await self.applier.wait(self.committer.durable)
-                yield
-            finally:
-                self._open.set()
+    async def closed(self) -> AsyncIterator[None]:
+        """Within the block no batch is accepted. One block at a time."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
+    async def order(self, change: TableChange) -> int:
+        """Make a change of tables, as the entry of the log that follows all that was accepted; -> its position.
+
+        Raises the log's errors, and the change is not made then.
+        """
+        position = await self.committer.order(change)
+        await self.applier.wait(position)
+        return position
 
     async def _take_up(self, position: int) -> None:
         """Apply what a crash left in the log."""
         while position < self._log.last:
             for entry in await self._threads.append(self._log.read, position, _READ_BYTES):
-                batch = from_payload(entry.payload)
-                state = self.producers.accept(batch, entry.position, time.time())
-                self.applier.hand_on([Accepted(entry.position, batch, state)])
+                held = from_payload(entry.payload)
+                state = None
+                if isinstance(held, Batch):
+                    state = self.producers.accept(held, entry.position, time.time())
+                self.applier.hand_on([Accepted(entry.position, held, state)])
                 position = entry.position
             await self.applier.wait(position)
 
@@ -156,6 +167,22 @@ class Intake:
                 await self._threads.append(self._log.trim, self.applier.applied, self._bounds.log_bytes, since)
             except Exception:
                 log.exception("the update log could not be trimmed")
+
+    async def _forget(self) -> None:
+        """Forget producers that were not heard of for long, every now and then.
+
+        Theirs are no entries that wait: those are as young as what they say. Who opens again meanwhile is written
+        by the applier's thread, which comes to that after this.
+        """
+        while True:
+            since = time.time() - self._bounds.producer_age_s
+            gone = [name for name, state in self.producers.accepted.items() if state.heard < since]
+            if gone:
+                self.committer.forget(gone)
+                log.info("%d producers are forgotten: nothing was heard of them for long", len(gone))
+                with contextlib.suppress(StoreError):  # they are forgotten again after the next start
+                    await self._threads.apply(self._store.commit, (), dict.fromkeys([META + name for name in gone]))
+            await asyncio.sleep(_FORGET_EVERY_S)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

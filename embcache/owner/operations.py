@@ -37,6 +37,7 @@ class Operations:
         self._tables = parts.tables
         self._reads = parts.reads
         self._imports = parts.imports
+        self._intake = parts.intake
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
         self._ops: dict[str, Op] = {
@@ -102,14 +103,14 @@ class Operations:
         return self._tables.message(), ()
 
     async def create(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"spec"} -> {"created": whether the table is new}."""
+        """{"spec"} -> {"created": whether the table is new, "position"}."""
         spec = TableSpec.parse(get(meta, "spec", dict))
-        return {"created": await self._tables.create(spec)}, ()
+        position = await self._tables.create(spec)
+        return {"created": position is not None, "position": position or self._intake.applier.applied}, ()
 
     async def drop(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"table"} -> {}."""
-        await self._tables.drop(text(meta, "table"))
-        return {}, ()
+        """{"table"} -> {"position"}."""
+        return {"position": await self._tables.drop(text(meta, "table"))}, ()
 
     async def import_begin(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"table", "spec" or null} -> {"import", "version": label, "spec"}."""
@@ -132,9 +133,9 @@ class Operations:
         return {"rows": await self._imports.add(import_id, _ids(payload[: 8 * n], n), rows)}, ()
 
     async def import_commit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"import"} -> {"table", "version": label, "rows"}."""
-        new, rows = await self._imports.commit(text(meta, "import"))
-        return {"table": new.spec.name, "version": new.version.label, "rows": rows}, ()
+        """{"import"} -> {"table", "version": label, "rows", "position"}."""
+        new, rows, position = await self._imports.commit(text(meta, "import"))
+        return {"table": new.spec.name, "version": new.version.label, "rows": rows, "position": position}, ()
 
     async def import_abort(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import"} -> {}."""

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
 
 from embcache.config import Settings
 from embcache.host.arena import Arena
@@ -15,6 +14,7 @@ from embcache.local import frames
 from embcache.owner.applier import Tiers
 from embcache.owner.imports import Imports
 from embcache.owner.intake import Intake
+from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.operations import Operations
 from embcache.owner.parts import Parts
@@ -41,11 +41,12 @@ class Owner:
         self.stuck = asyncio.Event()  # whoever runs this owner should end it, and start another
         threads = StoreThreads(self._stuck)
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
-        tables = Tables(store, threads, memory, arena.publish_generation, self._quiet)
+        tables = Tables(store, threads, memory, arena.publish_generation, lambda: self.parts.intake)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
-        tiers = Tiers(tables.find, memory.replace, reads.overtaken, arena.publish_position)
+        tiers = Tiers(tables.find, tables.apply, memory.replace, reads.overtaken, arena.publish_position)
         intake = Intake(store, threads, tiers, settings.updates, self.stuck.set)
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
+        self._lineage = Lineage.here(store.identity, settings.updates.durability == "interval")
         self.parts = Parts(store, threads, memory, tables, reads, imports, intake)
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
@@ -55,8 +56,9 @@ class Owner:
     async def start(self, declared: Iterable[TableSpec]) -> None:
         """Take up the tables, create the declared ones, and listen."""
         parts = self.parts
-        await parts.tables.open(declared)
+        await parts.tables.load(self._lineage)
         await parts.intake.start()
+        await parts.tables.open(declared)
         watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch())
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
@@ -70,7 +72,8 @@ class Owner:
             await asyncio.wait(self._watches)
         parts = self.parts
         await parts.imports.abort_all()
-        await parts.intake.stop(min(grace_s, _APPLY_S))
+        if await parts.intake.stop(min(grace_s, _APPLY_S)):
+            await parts.tables.close()
         await parts.reads.drain()
         self._arena.kill()  # while the store is still ours: another owner's rows may be newer
         parts.threads.close()
@@ -81,9 +84,6 @@ class Owner:
         if shutil.disk_usage(self._folder).free >= _ROOM_TO_OPEN and not self.stuck.is_set():
             log.error("the store writes nothing more after the disk was full: the owner has to start anew")
             self.stuck.set()
-
-    def _quiet(self) -> AbstractAsyncContextManager[None]:
-        return self.parts.intake.quiet()
 
     def _greet(self) -> Greeting:
         fds = [self._arena.readonly_fd()]

@@ -4,8 +4,8 @@ A producer opens under a name, which raises its epoch and shuts an older process
 numbers 1, 2, 3 ...: the next one is new, the last one again is a duplicate, anything else is an error that says what
 was expected. So a batch counts once, however often it is sent.
 
-Invariant: `accepted` is what the log will hold once all that was handed to the committer is durable; after a failed
-commit it goes back to what the log does hold (`restore`).
+Invariant: `accepted` is what the log will hold once all that was handed to the committer is in it; after a failed
+commit the committer sets it back to what the log does hold.
 """
 
 from __future__ import annotations

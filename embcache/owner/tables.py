@@ -1,25 +1,30 @@
 """The tables: opened from the store, changed one at a time, shown to readers. Runs on the loop.
 
-Order of every change, so that a crash or an error at any step leaves the old tables or the new:
+A change is an entry of the update log, in one order with all updates. No batch is accepted meanwhile (intake.py), and a
+crash or an error at any step leaves the old tables or the new:
 1. the new version's rows are in the store, under a number that no catalogue names;
 2. its region is in the arena;
-3. the catalogue is written: from here on the change has happened;
-4. the arena's generation is published: lookups that start now ask for the new catalogue;
-5. what nobody names any more goes: regions, then versions in the store (a crash in between: dropped at the next start).
-An answer to whoever asked for the change comes after 4.
+3. the change is in the log, durably: from here on it will happen;
+4. the applier comes to it: catalogue and cursor are written, in one commit (`apply`);
+5. the arena's generation is published, then the position: lookups that start now ask for the new catalogue;
+6. what nobody names any more goes: regions, and versions in the store once 4 is durable.
+An answer to whoever asked for the change comes after 6. An error before 3 takes 1 and 2 back. A crash between 3 and 4
+is made good when the log is taken up; a change whose new version is not in the store then had been taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from embcache.errors import ConfigError, Conflict, Internal, StorageCorrupt, UnknownTable
-from embcache.owner.catalogue import KEY, LAST_NUMBER, Catalogue, Table, Version
+from embcache.owner import lineage
+from embcache.owner.catalogue import KEY, LAST_NUMBER, Catalogue, Table, TableChange, Version
+from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
@@ -37,6 +42,14 @@ class NewVersion:
     born: int | None
 
 
+class Orders(Protocol):
+    """What gives changes their place among the updates, see Intake."""
+
+    def closed(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def order(self, change: TableChange) -> int: ...
+
+
 class Tables:
     """All tables of an owner."""
 
@@ -46,9 +59,9 @@ class Tables:
         threads: StoreThreads,
         memory: Memory,
         publish: Callable[[int], None],
-        quiet: Callable[[], AbstractAsyncContextManager[None]],
+        orders: Callable[[], Orders],
     ) -> None:
-        """Empty until `open`. `publish` tells readers the generation; no update is under way within `quiet()`."""
+        """Empty until `load`. `publish` tells readers the generation."""
         self._store = store
         self._threads = threads
         self._memory = memory
@@ -59,8 +72,10 @@ class Tables:
         self._labels: dict[str, int] = {}
         self._rows: dict[int, int] = {}
         self._known: dict[int, Table] = {}
-        self._uncertain = False
-        self._quiet = quiet
+        self._unnamed: set[int] = set()  # versions in the store, or what is left of them
+        self._has_regions = False
+        self._lineage: Lineage | None = None
+        self._orders = orders
         self._change = asyncio.Lock()
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -113,27 +128,47 @@ class Tables:
 
     # --- start ---------------------------------------------------------------------------------------------------
 
-    async def open(self, declared: Iterable[TableSpec]) -> None:
-        """Takes up what the data folder holds and creates the declared tables that it lacks.
-
-        StorageCorrupt when catalogue and store disagree; ConfigError when a declared table has another spec.
-        """
+    async def load(self, owner: Lineage) -> None:
+        """Take up what the data folder holds: before the log is, whose entries change it. StorageCorrupt."""
         held = set(await self._threads.change(self._store.versions))
-        self._catalogue = await self._load(held)
+        self._catalogue = await self._read(held)
         self._last_number = self._catalogue.numbers
         named = {version.number for _, version in self._catalogue.versions()}
         if lost := named - held:
             names = sorted(table.spec.name for table, version in self._catalogue.versions() if version.number in lost)
             raise StorageCorrupt(f"the data folder lacks the rows of {', '.join(names)}: restore it from a copy")
-        for number in held - named:
-            await self._drop_rows(number)
-        await self._declare(declared)
+        self._unnamed = held - named
+        await self._continue(owner)
+        self._publish()
+
+    async def open(self, declared: Iterable[TableSpec]) -> None:
+        """Create the declared tables that are not there, once the log is taken up, and give all of them memory.
+
+        ConfigError when a declared table has another spec; TooLarge when there is no memory for so many.
+        """
+        missing = []
+        for spec in declared:
+            table = self._catalogue.tables.get(spec.name)
+            if table is None:
+                missing.append(spec)
+            elif table.spec != spec:
+                raise ConfigError(f"[[table]] {_difference(spec, table.spec)}: declare it as it is, or drop it first")
+        for spec in missing:
+            await self.create(spec)
+        await self._sweep()
         for _, version in self._catalogue.versions():
             self._rows[version.number] = await self._threads.change(self._store.count, version.number)
         self._memory.fill({v.number: (t.row_bytes, self._rows[v.number]) for t, v in self._catalogue.versions()})
+        self._has_regions = True
         self._publish()
 
-    async def _load(self, held: set[int]) -> Catalogue:
+    async def close(self) -> None:
+        """Leave word that all that was answered is durable, which it must be."""
+        if self._lineage is not None and self._lineage.at_risk:
+            self._lineage = replace(self._lineage, at_risk=False)
+            await self._threads.change(self._store.put_meta, lineage.KEY, self._lineage.to_bytes())
+
+    async def _read(self, held: set[int]) -> Catalogue:
         data = await self._threads.change(self._store.get_meta, KEY)
         if data is not None:
             return Catalogue.parse(data)
@@ -141,47 +176,39 @@ class Tables:
             raise StorageCorrupt(
                 f"the data folder holds {len(held)} versions of tables but no catalogue that names them"
             )
-        new = Catalogue.new()
-        await self._write(new)
-        return new
+        return Catalogue.new()
 
-    async def _declare(self, declared: Iterable[TableSpec]) -> None:
-        catalogue = self._catalogue
-        for spec in declared:
-            table = catalogue.tables.get(spec.name)
-            if table is None:
-                number = await self._new_number()
-                await self._threads.change(self._store.create, number, spec.row_bytes)
-                catalogue = catalogue.with_numbers(self._catalogue.numbers)
-                catalogue = catalogue.with_table(Table(spec, number, Version(number, self._new_label(spec.name))))
-            elif table.spec != spec:
-                raise ConfigError(f"[[table]] {_difference(spec, table.spec)}: declare it as it is, or drop it first")
-        if catalogue is not self._catalogue:
-            await self._write(catalogue)
-            self._catalogue = catalogue
+    async def _continue(self, owner: Lineage) -> None:
+        """Begin a new history where that is due, and note whose files these are now."""
+        data = await self._threads.change(self._store.get_meta, lineage.KEY)
+        before = owner if data is None else Lineage.from_bytes(data)
+        if not before.is_continued_by(owner):
+            log.warning("a new history of positions begins: these files are a copy, or power loss took the newest")
+            self._catalogue = self._catalogue.with_history(secrets.token_hex(8))
+        if data != owner.to_bytes():
+            meta = {KEY: self._catalogue.to_bytes(), lineage.KEY: owner.to_bytes()}
+            await self._threads.change(self._store.commit, (), meta)
+            await self._threads.change(self._store.flush)
+        self._lineage = owner
 
     # --- changes -------------------------------------------------------------------------------------------------
 
-    async def create(self, spec: TableSpec) -> bool:
-        """Create an empty table -> whether it is new; the same spec again does nothing, another is a Conflict."""
-        async with self._change, self._quiet():
+    async def create(self, spec: TableSpec) -> int | None:
+        """Create an empty table -> the change's position; None for one that is there so. Conflict with another spec."""
+        async with self._changing():
             table = self._catalogue.tables.get(spec.name)
             if table is not None:
                 _same_spec(spec, table)
-                return False
+                return None
             number = await self._new_number()
             await self._threads.change(self._store.create, number, spec.row_bytes)
-            await self._install(Table(spec, number, Version(number, self._new_label(spec.name))), rows=0)
-            return True
+            return await self._install(Table(spec, number, Version(number, self._new_label(spec.name))), rows=0)
 
-    async def drop(self, name: str) -> None:
-        """Remove a table and its rows. UnknownTable when there is none."""
-        async with self._change, self._quiet():
-            table = self._catalogue.tables.get(name)
-            if table is None:
-                raise _unknown(name)
-            await self._replace(self._catalogue.without_table(name))
-            await self._discard(table.version.number)
+    async def drop(self, name: str) -> int:
+        """Remove a table and its rows -> the change's position. UnknownTable when there is none."""
+        async with self._changing():
+            self.named(name)
+            return await self._orders().order(TableChange(name, None))
 
     async def plan_version(self, name: str, spec: TableSpec | None) -> NewVersion:
         """A number and a label for the rows of an import into the table `name`, see `Imports.begin`."""
@@ -197,72 +224,79 @@ class Tables:
             born = None if table is None else table.born
             return NewVersion(new_spec, Version(number, self._new_label(name)), born)
 
-    async def take_over(self, new: NewVersion, rows: int) -> None:
-        """Make a version that lies whole in the store its table's rows; the rows before it are dropped.
+    async def take_over(self, new: NewVersion, rows: int) -> int:
+        """Make a version that lies whole in the store its table's rows, in place of those before -> the position.
 
         UnknownTable or Conflict when the table it was meant for is not there any more; the version is dropped then.
         """
-        async with self._change, self._quiet():
-            name, number = new.spec.name, new.version.number
-            before = self._catalogue.tables.get(name)
+        async with self._changing():
+            before = self._catalogue.tables.get(new.spec.name)
             try:
                 _still_the_same(new, before)
             except (UnknownTable, Conflict):
-                await self._drop_rows(number)
+                self._unnamed.add(new.version.number)
                 raise
-            table = Table(new.spec, before.born if before else number, new.version)
-            await self._install(table, rows, None if before is None else before.version.number)
-            if before is not None:
-                await self._discard(before.version.number)
+            table = Table(new.spec, before.born if before else new.version.number, new.version)
+            return await self._install(table, rows, None if before is None else before.version.number)
 
-    async def _install(self, table: Table, rows: int, replaced: int | None = None) -> None:
-        """Steps 2 to 4 for a table whose version lies in the store; on an error the version goes again."""
-        number = table.version.number
-        self._rows[number] = rows
-        try:
-            self._memory.add(number, table.row_bytes, rows, replaced)
-            await self._replace(self._catalogue.with_table(table))
-        except Exception:
-            await self._discard(number)
-            raise
-
-    async def _replace(self, catalogue: Catalogue) -> None:
-        """Steps 3 and 4."""
-        await self._write(catalogue)
+    async def apply(self, change: TableChange, meta: Mapping[str, bytes]) -> None:
+        """Steps 4 and 5, for the applier: meta values are kept beside the catalogue."""
+        number = None if change.table is None else change.table.version.number
+        if number is not None and number not in await self._threads.change(self._store.versions):
+            await self._threads.change(self._store.commit, (), meta)
+            return
+        catalogue = self._catalogue.after(change)
+        await self._threads.change(self._store.commit, (), {KEY: catalogue.to_bytes(), **meta})
+        replaced = self._catalogue.tables.get(change.name)
         self._catalogue = catalogue
         self._publish()
+        if number is not None:
+            self._rows[number] = change.rows
+            self._unnamed.discard(number)  # it is there while the log is taken up
+        if replaced is not None:
+            self._forget(replaced.version.number)
 
-    async def _write(self, catalogue: Catalogue) -> None:
-        # Until a write succeeds nobody knows which catalogue is on disk, and so no version may go: either may name it.
-        self._uncertain = True
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """One change at a time, with no batch accepted meanwhile; then what nobody names any more goes."""
+        async with self._change:
+            try:
+                async with self._orders().closed():
+                    yield
+            finally:
+                await self._sweep()
+
+    async def _install(self, table: Table, rows: int, replaced: int | None = None) -> int:
+        """Steps 2 to 5 for a table whose version lies in the store; on an error before 3 the version goes again."""
+        number = table.version.number
         try:
-            await self._threads.change(self._store.put_meta, KEY, catalogue.to_bytes())
+            if self._has_regions:
+                self._memory.add(number, table.row_bytes, rows, replaced)
+            return await self._orders().order(TableChange(table.spec.name, table, rows))
         except Exception:
-            with contextlib.suppress(Exception):
-                await self._threads.change(self._store.put_meta, KEY, self._catalogue.to_bytes())
-                self._uncertain = False
+            self._forget(number)
             raise
-        self._uncertain = False
 
     def _publish(self) -> None:
         self._known = {version.number: table for table, version in self._catalogue.versions()}
         self._generation += 1
         self._tell(self._generation)
 
-    async def _discard(self, number: int) -> None:
-        """Step 5 for one version."""
+    def _forget(self, number: int) -> None:
+        """Step 6 for a version that no catalogue names, but for the store."""
         self._rows.pop(number, None)
         self._memory.remove(number)
-        await self._drop_rows(number)
+        self._unnamed.add(number)
 
-    async def _drop_rows(self, number: int) -> None:
-        """Drops a version that no catalogue names; the next start does it where that cannot be now."""
+    async def _sweep(self) -> None:
+        """The rest of step 6. What cannot be dropped now goes later, or at the next start."""
         try:
-            if self._uncertain:
-                raise RuntimeError("the catalogue on disk may still name it")
-            await self._threads.change(self._store.drop, number)
+            await self._threads.change(self._store.flush)
+            for number in sorted(self._unnamed):
+                await self._threads.change(self._store.drop, number)
+                self._unnamed.discard(number)
         except Exception:
-            log.exception("version %d could not be dropped; the next start will", number)
+            log.exception("versions %s could not be dropped; a later change of tables will", sorted(self._unnamed))
 
     async def _new_number(self) -> int:
         """A version number that was never used and is never used again, whatever becomes of it."""
@@ -270,7 +304,7 @@ class Tables:
             if self._last_number + _NUMBERS_AT_ONCE > LAST_NUMBER:
                 raise Internal("all version numbers of this data folder are used up: export it into a new one")
             taken = self._catalogue.with_numbers(self._last_number + _NUMBERS_AT_ONCE)
-            await self._write(taken)
+            await self._threads.change(self._store.put_meta, KEY, taken.to_bytes())
             self._catalogue = taken
         self._last_number += 1
         return self._last_number

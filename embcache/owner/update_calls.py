@@ -10,15 +10,15 @@ import numpy as np
 
 from embcache.errors import DeadlineExceeded, DimensionMismatch, MalformedRequest
 from embcache.host.convert import row_bytes_of
+from embcache.local import frames
 from embcache.owner.arguments import U32, U64, get, integer, is_integer, text
 from embcache.owner.intake import Intake
 from embcache.owner.producers import Producer
 from embcache.owner.server import Answer
 from embcache.owner.tables import Tables
-from embcache.owner.updates import ADD, DELETE, OPS, Batch, TableChange, digest_of
+from embcache.owner.updates import Batch, RowsChange, digest_of
 from embcache.spec import DTYPES
-
-MAX_MARK_BYTES = 256
+from embcache_client.updates import ADD, DELETE, MAX_MARK_BYTES, OPS
 
 
 class UpdateCalls:
@@ -70,7 +70,7 @@ class UpdateCalls:
                     f"table {name!r} keeps its rows as {table.spec.dtype}, where small sums are lost: `add` needs f32"
                 )
             row_bytes = 0 if op == DELETE else row_bytes_of(dtype, table.spec.dim)
-            end = at + 8 * n + _padded(n * row_bytes)
+            end = at + 8 * n + frames.padded(n * row_bytes)
             if end > payload.nbytes:
                 raise DimensionMismatch(
                     f"{n} rows of table {name!r} (dim {table.spec.dim}) take {end - at} bytes with their ids, "
@@ -78,7 +78,7 @@ class UpdateCalls:
                 )
             ids = np.frombuffer(payload, np.uint64, n, at)
             rows = np.frombuffer(payload, np.uint8, n * row_bytes, at + 8 * n).reshape(n, row_bytes)
-            changes.append(TableChange(table.version.number, op, dtype, ids, rows))
+            changes.append(RowsChange(table.version.number, op, dtype, ids, rows))
             told.append((name, op, dtype, ids, rows))
             at = end
         if at != payload.nbytes:
@@ -113,7 +113,3 @@ def _shape(value: object) -> tuple[str, str, int, int]:
         if isinstance(name, str) and op in OPS and is_integer(dtype, 0, len(DTYPES) - 1) and is_integer(n, 0, U32):
             return name, op, dtype, n
     raise MalformedRequest(f"a change of an update is [table, op, dtype, n], not {value!r:.100}")
-
-
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // 8) * 8

@@ -29,14 +29,12 @@ from embcache.service.fields import (
 )
 from embcache.spec import DTYPES, TableSpec
 from embcache.updatecalls import Change
+from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, OPS
 
-MAX_CHANGES = 256
-MAX_MARK_BYTES = 256
 _MAX_DEPTH = 4  # request, changes, a change, its values
 _KEYS_AND_VALUES = 16 + 16 * MAX_CHANGES
 _REQUEST_KEYS = frozenset(("producer", "epoch", "seq", "mark", "changes", "ack"))
 _CHANGE_KEYS = frozenset(("table", "op", "ids", "values", "dtype", "rows", "scale", "bias"))
-_OPS = ("assign", "add", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,8 @@ def _change(entry: Any, where: str, spec_of: Callable[[str], TableSpec]) -> Chan
     table, op = entry.get("table"), entry.get("op")
     if type(table) is not str:
         mistyped(f"{where}.table", table, "a table's name", "table" in entry)
-    if op not in _OPS:
-        raise MalformedRequest(f"{where}.op: {clip(op)} should be one of {', '.join(_OPS)}")
+    if op not in OPS:
+        raise MalformedRequest(f"{where}.op: {clip(op)} should be one of {', '.join(OPS)}")
     spec = spec_of(table)
     ids = array_of(entry, "ids", U64, where)
     if ids is None:

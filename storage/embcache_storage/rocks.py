@@ -60,6 +60,10 @@ class RocksStore:
         self._reader = Reader(self._options.read_threads)
         self._counts = self._load_counts()
 
+    @property
+    def identity(self) -> str:
+        return str((self.path / "IDENTITY").stat().st_ino)  # RocksDB writes it once, and keeps it
+
     def close(self) -> None:
         if self._gate.shut():
             self._reader.close()
@@ -103,14 +107,17 @@ class RocksStore:
                 lambda files, rows: self._fill(version, files, rows),
             )
 
-    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes | None] | None = None) -> None:
         versions = {change.version for change in changes}
         with self._gate, ExitStack() as used:
             for version in versions:
                 used.enter_context(self._families.use(version))
             batch = WriteBatch(raw_mode=True)
             for key, value in (meta or {}).items():
-                batch.put(b"m:" + key.encode(), value)
+                if value is None:
+                    batch.delete(b"m:" + key.encode())
+                else:
+                    batch.put(b"m:" + key.encode(), value)
             for version in versions & self._counts.keys():
                 batch.delete(_count_key(version))  # no longer exact
             for change in changes:
@@ -120,6 +127,12 @@ class RocksStore:
                 self._database.write(batch)
             for version in versions:
                 self._counts.pop(version, None)
+
+    def flush(self) -> None:
+        with self._gate, engine_errors("cannot move meta values and the update log into files"):
+            self._database.flush_wal(True)
+            self._database.flush()
+            self.log.flush()
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         with self._gate, self._families.use(version) as handle:

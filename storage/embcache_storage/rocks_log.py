@@ -135,6 +135,10 @@ class RocksLog:
                     self._database.write(batch)
                 self.first = trimmed + 1
 
+    def flush(self) -> None:
+        """Move the entries into a file. Within the gate of the store, which asks for it."""
+        self._family.flush()
+
     def close(self) -> None:
         """Let go of the column family. Nobody may be inside the gate."""
         try:

@@ -139,6 +139,11 @@ class RowStore(Protocol):
         """The update log in the same database: `commit` and `put_meta` are in one order with its entries."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Which files these are: a copy of them has another one, though all that they say is the same."""
+        ...
+
     def close(self) -> None:
         """Wait for calls in progress, then let go of the files. A second call does nothing."""
         ...
@@ -166,11 +171,18 @@ class RowStore(Protocol):
         """Begin to fill a version that does not exist yet; its `commit` creates it. VersionExists."""
         ...
 
-    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes | None] | None = None) -> None:
         """Make changes, in order, and keep meta values beside them: all or none, also after kill -9 and power loss.
 
-        What is committed survives kill -9; power loss it survives once an append to the log of the same database, or
-        a `put_meta`, has returned after it.
+        A meta value of None is forgotten. What is committed survives kill -9; power loss it survives once a sync of the
+        log of the same database, a `put_meta` or a `flush` has returned after it.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Move meta values and the update log into files: a start after a crash has them not to replay.
+
+        All that was committed before survives power loss once this returns.
         """
         ...
 

@@ -23,8 +23,7 @@ class WatchedStore:
         self._opened: RocksStore | None = None
         self.asked: list[list[int]] = []
         self.read_errors: list[Exception] = []
-        self.meta_errors: list[Exception] = []
-        self.keep_despite_error = False  # of the next write of a meta value that fails
+        self.commit_errors: list[Exception] = []
         self.bulk_errors: list[Exception] = []
         self.reading = threading.Semaphore(0)
         self._held_version: int | None = None
@@ -77,11 +76,6 @@ class WatchedStore:
 
     def put_meta(self, key: str, value: bytes) -> None:
         self.before("put_meta")
-        if self.meta_errors:
-            if self.keep_despite_error:
-                self.keep_despite_error = False
-                self._store.put_meta(key, value)
-            raise self.meta_errors.pop()
         self._store.put_meta(key, value)
 
     def versions(self) -> list[int]:
@@ -99,8 +93,14 @@ class WatchedStore:
         self.before("bulk")
         return _WatchedLoad(self._store.bulk(version, row_bytes), self)
 
-    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes] | None = None) -> None:
+    def flush(self) -> None:
+        self.before("flush")
+        self._store.flush()
+
+    def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes | None] | None = None) -> None:
         self.before("commit")
+        if self.commit_errors:
+            raise self.commit_errors.pop()
         self._store.commit(changes, meta)
 
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
@@ -114,6 +114,10 @@ class WatchedStore:
 
     def get_meta(self, key: str) -> bytes | None:
         return self._store.get_meta(key)
+
+    @property
+    def identity(self) -> str:
+        return self._store.identity
 
     @property
     def log(self) -> UpdateLog:

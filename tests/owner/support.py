@@ -14,7 +14,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from embcache.config import Cold, Settings
+from embcache.config import Cold, Settings, Updates
 from embcache.config import Owner as OwnerSection
 from embcache.host.arena import Arena
 from embcache.local.link import Link, Reply
@@ -36,13 +36,20 @@ class OwnerThread:
     """An owner of `store` in `folder`, running on a loop of its own until the block ends."""
 
     def __init__(
-        self, store: RowStore, folder: Path, declared: Sequence[TableSpec] = (), import_idle_s: float = 600.0
+        self,
+        store: RowStore,
+        folder: Path,
+        declared: Sequence[TableSpec] = (),
+        import_idle_s: float = 600.0,
+        updates: Updates | None = None,
     ) -> None:
         self.folder = folder
         self.arena = Arena.create(CAPACITY)
         self._declared = declared
         self._store = store
-        self._settings = Settings(cold=Cold(path=folder), owner=OwnerSection(import_idle_s=import_idle_s))
+        self._settings = Settings(
+            cold=Cold(path=folder), owner=OwnerSection(import_idle_s=import_idle_s), updates=updates or Updates()
+        )
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._links: list[Link] = []

@@ -193,7 +193,7 @@ def test_a_read_is_not_joined_by_a_lookup_that_has_seen_a_newer_position(
     with store.held_back():
         old = ask(link, (number, 16, IDS[:10]))
         assert store.reading.acquire(timeout=WAIT)
-        owner.arena.publish_position(1)
+        owner.arena.publish_position(owner.arena.position + 1)
         new = ask(link, (number, 16, IDS[:10]))
         assert store.reading.acquire(timeout=WAIT)
     for reply in (old, new):

@@ -10,7 +10,9 @@ import pytest
 
 from embcache.errors import ConfigError, Conflict, MalformedRequest, NotReady, StorageCorrupt, StorageFull, UnknownTable
 from embcache.local.link import Link
-from embcache.owner.catalogue import KEY
+from embcache.owner import applier
+from embcache.owner.catalogue import KEY, Table, TableChange, Version
+from embcache.owner.entries import to_payload
 from embcache.spec import TableSpec, Uniform
 from embcache_storage.store import StoreFull
 from tests.owner.stores import WatchedStore
@@ -193,47 +195,75 @@ def test_a_catalogue_that_cannot_be_read_is_refused(
     assert store.get_meta(KEY) == data
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_a_catalogue_that_cannot_be_written_leaves_the_old_tables(
-    tmp_path: Path, store: WatchedStore, failures: int
+def test_a_change_that_does_not_get_into_the_log_leaves_the_old_tables(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With two failures not even the old catalogue can be written again: then nothing may be dropped for good."""
+    def full(*_: object) -> None:
+        raise StoreFull("no space left")
+
     with OwnerThread(store, tmp_path, [ITEM]) as owner:
         link = owner.link()
         fill(link, "item", IDS, ROWS)
-        before = message(link)
-        for change in (
-            lambda: create(link, USER),
-            lambda: drop(link, "item"),
-            lambda: fill(link, "item", IDS[:5], rows_of(IDS[:5], 16, salt=1)),
-        ):
-            store.meta_errors += [StoreFull("no space left")] * failures
-            with pytest.raises(StorageFull, match="no space left"):
-                change()
-            assert message(link) == before
-            assert owner.arena.generation == before["generation"]
+        before, position = message(link), store.log.last
+        with monkeypatch.context() as broken:
+            broken.setattr(type(store.log), "sync", full)
+            for change in (
+                lambda: create(link, USER),
+                lambda: drop(link, "item"),
+                lambda: fill(link, "item", IDS[:5], rows_of(IDS[:5], 16, salt=1)),
+            ):
+                with pytest.raises(StorageFull, match="no space left"):
+                    change()
+                assert message(link) == before
+                assert owner.arena.generation == before["generation"]
+        assert store.log.last == position
         state, rows = read(link, catalogue(link)["item"], IDS)
         assert (state == 1).all()
         assert rows.tobytes() == ROWS.tobytes()
+        assert store.versions() == [catalogue(link)["item"].number]
     with OwnerThread(store, tmp_path) as owner:
         again = owner.link()
         assert set(catalogue(again)) == {"item"}
         assert (read(again, catalogue(again)["item"], IDS)[0] == 1).all()
-        assert store.versions() == [catalogue(again)["item"].number]
         assert create(again, USER)
 
 
-def test_a_version_that_the_catalogue_on_disk_may_name_is_not_dropped(tmp_path: Path, store: WatchedStore) -> None:
-    """The write fails, though what it wrote is on disk; and so it stays, since the next write fails as well."""
+def test_a_change_in_the_log_is_made_as_soon_as_the_catalogue_can_be_written(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier, "_RETRY_S", 0.001)
     with OwnerThread(store, tmp_path, [ITEM]) as owner:
         link = owner.link()
-        store.meta_errors += [StoreFull("no space left")] * 2
-        store.keep_despite_error = True
-        with pytest.raises(StorageFull, match="no space left"):
-            create(link, USER)
-        assert set(catalogue(link)) == {"item"}
+        fill(link, "item", IDS, ROWS)
+        store.commit_errors += [StoreFull("no space left")] * 3
+        assert create(link, USER)
+        store.commit_errors += [StoreFull("no space left")] * 3
+        drop(link, "item")
+        assert set(catalogue(link)) == {"user"}
+        assert store.versions() == [catalogue(link)["user"].number]
+
+
+def test_a_change_that_was_taken_back_before_it_was_told_is_passed_over_at_the_next_start(
+    tmp_path: Path, store: WatchedStore
+) -> None:
+    """Its entry is in the log, since the disk took no retraction of it either; its version is not in the store."""
+    with OwnerThread(store, tmp_path, [ITEM]):
+        pass
+    lost = Table(USER, 60, Version(60, "1"))
+    position = store.log.append([to_payload(TableChange("user", lost))])
     with OwnerThread(store, tmp_path, [ITEM]) as owner:
-        assert set(catalogue(owner.link())) == {"item", "user"}
+        assert owner.arena.position == position
+        assert set(catalogue(owner.link())) == {"item"}
+
+
+def test_changes_of_tables_have_positions(owner: OwnerThread) -> None:
+    link = owner.link()
+    before = owner.arena.position
+    for created in (True, False):
+        told = link.call("create", {"spec": USER.to_json()}).result(WAIT).meta
+        assert (told["created"], told["position"]) == (created, before + 1)
+    assert fill(link, "item", IDS, ROWS).meta["position"] == before + 2
+    assert link.call("drop", {"table": "user"}).result(WAIT).meta["position"] == before + 3 == owner.arena.position
 
 
 def test_what_is_asked_of_an_owner_that_stops(tmp_path: Path, store: WatchedStore) -> None:

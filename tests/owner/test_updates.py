@@ -28,8 +28,10 @@ from embcache.errors import (
 from embcache.host.segment import WARM
 from embcache.owner import applier
 from embcache.owner.committer import Receipt
-from embcache.owner.updates import ADD, ASSIGN, DELETE, Batch, TableChange, digest_of, from_payload, to_payload
+from embcache.owner.entries import from_payload, to_payload
+from embcache.owner.updates import Batch, RowsChange, digest_of
 from embcache.spec import TableSpec
+from embcache_client.updates import ADD, ASSIGN, DELETE
 from embcache_storage.rocks import RocksStore
 from embcache_storage.store import StoreFull
 from tests.owner.stores import WatchedStore
@@ -63,7 +65,7 @@ class Pusher:
             (name, op, 0, ids, np.zeros((len(ids), 0), np.uint8) if op == DELETE else rows(values))
             for name, op, ids, values in changes
         ]
-        made = tuple(TableChange(tables.named(t).version.number, op, 0, ids, r) for t, op, _, ids, r in told)
+        made = tuple(RowsChange(tables.named(t).version.number, op, 0, ids, r) for t, op, _, ids, r in told)
         if seq is None:
             self.seq += 1
         return Batch(self.name, self.epoch, self.seq if seq is None else seq, mark, digest_of(mark, told), made)
@@ -101,6 +103,7 @@ def test_a_batch_in_the_log_is_what_it_was(pusher: Pusher) -> None:
     ids = np.array([3, 3, 2**64 - 1], np.uint64)
     batch = pusher.batch(("item", ADD, ids, floats(ids)), ("item", DELETE, ids[:1], None), mark=b"\x00here")
     again = from_payload(to_payload(batch))
+    assert isinstance(again, Batch)
     assert (again.producer, again.epoch, again.seq, again.mark, again.digest) == (
         *(batch.producer, batch.epoch, batch.seq),
         *(batch.mark, batch.digest),
@@ -259,7 +262,7 @@ def test_a_table_change_waits_for_the_updates_before_it_and_those_after_it_wait_
         after.result(WAIT)
     link.call("create", {"spec": ITEM.to_json()}).result(WAIT)
     pusher.seq -= 1
-    assert pusher.push(("item", ADD, IDS[:2], floats(IDS[:2], 14))) == before.position + 1
+    assert pusher.push(("item", ADD, IDS[:2], floats(IDS[:2], 14))) == before.position + 3  # a drop, a creation
     np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:2], 14))
 
 
@@ -270,7 +273,7 @@ def test_what_was_accepted_and_not_applied_is_applied_at_the_next_start(tmp_path
         Pusher(owner).push(("item", ASSIGN, IDS, floats(IDS)))
     for turn in range(1, 4):
         with closing(RocksStore(folder)) as store:
-            change = TableChange(max(store.versions()), ADD, 0, IDS, rows(floats(IDS, turn)))
+            change = RowsChange(max(store.versions()), ADD, 0, IDS, rows(floats(IDS, turn)))
             opening = Batch("trainer-0", turn + 1, turn, b"", b"", ())
             batch = Batch("trainer-0", turn + 1, turn + 1, b"%d" % turn, b"digest", (change,))
             last = store.log.append([to_payload(opening), to_payload(batch)])

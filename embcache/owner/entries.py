@@ -1,0 +1,69 @@
+"""Entries of the update log: batches of updates and changes of tables, and their form in bytes.
+
+    u32  bytes of the msgpack map
+    map  a batch: {"producer", "epoch", "seq", "mark", "digest", "changes": [[version, op, dtype, n, row_bytes], ...]}
+         a change of tables: {"name", "table": as in the catalogue, or nil, "rows"}
+    then, each padded to 8 bytes from the start: ids u64 [n] and encoded rows u8 [n, row_bytes] of each of `changes`
+All numbers little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, TypeAlias
+
+import msgpack
+import numpy as np
+
+from embcache.local.frames import padded, padding
+from embcache.owner.catalogue import Table, TableChange
+from embcache.owner.updates import Batch, RowsChange
+
+Entry: TypeAlias = Batch | TableChange
+
+_LENGTH = struct.Struct("<I")
+
+
+def to_payload(entry: Entry) -> bytes:
+    """An entry as it stands in the log."""
+    if isinstance(entry, TableChange):
+        table = None if entry.table is None else entry.table.to_json()
+        return b"".join(_head({"name": entry.name, "table": table, "rows": entry.rows}))
+    pieces = _head(
+        {
+            "producer": entry.producer,
+            "epoch": entry.epoch,
+            "seq": entry.seq,
+            "mark": entry.mark,
+            "digest": entry.digest,
+            "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1]] for c in entry.changes],
+        }
+    )
+    for change in entry.changes:
+        for array in (change.ids, change.rows):
+            if array.size:
+                pieces += [np.ascontiguousarray(array).data.cast("B"), padding(array.nbytes)]
+    return b"".join(pieces)
+
+
+def from_payload(payload: bytes) -> Entry:
+    """The entry of `to_payload`. A batch's arrays look into `payload`."""
+    (length,) = _LENGTH.unpack_from(payload)
+    head = msgpack.unpackb(payload[_LENGTH.size : _LENGTH.size + length])
+    if "table" in head:
+        table = None if head["table"] is None else Table.from_json(head["table"])
+        return TableChange(head["name"], table, head["rows"])
+    at = padded(_LENGTH.size + length)
+    changes = []
+    for version, op, dtype, n, row_bytes in head.pop("changes"):
+        ids = np.frombuffer(payload, np.uint64, n, at)
+        at += 8 * n
+        rows = np.frombuffer(payload, np.uint8, n * row_bytes, at).reshape(n, row_bytes)
+        at += padded(n * row_bytes)
+        changes.append(RowsChange(version, op, dtype, ids, rows))
+    return Batch(changes=tuple(changes), **head)
+
+
+def _head(values: dict[str, Any]) -> list[Any]:
+    packed = msgpack.packb(values)
+    return [_LENGTH.pack(len(packed)), packed, padding(_LENGTH.size + len(packed))]
