@@ -37,6 +37,7 @@ _STOP_GRACE_S = 10.0
 _LINE = 64
 _RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
+_APPLY_S = 60.0  # for a position that a lookup without a deadline waits for
 
 _caches: weakref.WeakSet[EmbeddingCache] = weakref.WeakSet()
 
@@ -116,15 +117,19 @@ class EmbeddingCache:
         strict: bool = False,
         deadline_ms: float | None = None,
         version: Versions = None,
+        min_position: int = 0,
+        history: str | None = None,
     ) -> LookupResult:
         """Rows of feature IDs: a mapping from table to its rows, with a status for each id.
 
         tables: for each table u64 ids, ints, or raw values (str, bytes, or `Values` of ints). Unknown ids get the
         table's default row and status 0; with `strict` they are an error (MissingRows). What the deadline (from now)
         overtakes has status 4. `version`: other versions than the live ones, one label for all or by table.
+        min_position: wait until it is applied; DeadlineExceeded when that takes longer than the deadline, or a minute.
+        history: in which that position counts; HistoryChanged where it is another.
         """
         queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
-        return self._answer(queries, dtype, strict, deadline_ms)
+        return self._answer(queries, dtype, strict, deadline_ms, min_position, history)
 
     def lookup_bags(
         self,
@@ -135,10 +140,12 @@ class EmbeddingCache:
         strict: bool = False,
         deadline_ms: float | None = None,
         version: Versions = None,
+        min_position: int = 0,
+        history: str | None = None,
     ) -> LookupResult:
         """One pooled row for each bag: for each table (ids, lengths) or, for sums, (ids, lengths, weights f32)."""
         queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
-        return self._answer(queries, dtype, strict, deadline_ms)
+        return self._answer(queries, dtype, strict, deadline_ms, min_position, history)
 
     # --- tables --------------------------------------------------------------------------------------------------
 
@@ -148,17 +155,17 @@ class EmbeddingCache:
 
     def create_table(self, spec: TableSpec | Mapping[str, Any]) -> bool:
         """Create a table -> whether it is new. The same spec again is fine, another one a Conflict."""
-        return tablecalls.create(self.attached(), _spec(spec)).result()
+        return tablecalls.create(self.attached(), _spec(spec)).result()[0]
 
-    async def create_table_async(self, spec: TableSpec | Mapping[str, Any]) -> bool:
+    async def create_table_async(self, spec: TableSpec | Mapping[str, Any]) -> tuple[bool, int]:
         return await tablecalls.create(self.ready_attachment(), _spec(spec))
 
     def drop_table(self, table: str) -> None:
         """Drop a table and its rows; UnknownTable where there is none."""
         tablecalls.drop(self.attached(), table).result()
 
-    async def drop_table_async(self, table: str) -> None:
-        await tablecalls.drop(self.ready_attachment(), table)
+    async def drop_table_async(self, table: str) -> int:
+        return await tablecalls.drop(self.ready_attachment(), table)
 
     def importing(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
         """Begin to fill a new version of a table, ids ascending; it goes live as a whole, when the `with` body ends."""
@@ -285,13 +292,26 @@ class EmbeddingCache:
             self._owner = OwnerProcess.start(self._settings)
         return Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
 
-    def _answer(self, asked: list[ClientQuery], dtype: str, strict: bool, deadline_ms: float | None) -> LookupResult:
+    def _answer(
+        self,
+        asked: list[ClientQuery],
+        dtype: str,
+        strict: bool,
+        deadline_ms: float | None,
+        min_position: int,
+        history: str | None,
+    ) -> LookupResult:
         if dtype not in DTYPES:
             raise UnsupportedDtype(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         for _ in range(_VERSION_TRIES):
-            self.attached()
+            attachment = self.attached()
             lookup = self.prepare([self._query(query) for query in asked], dtype)
+            lookup.check_history(history)
+            if min_position > lookup.position:
+                left = _APPLY_S if deadline is None else max(0.0, deadline - time.monotonic())
+                updatecalls.wait_applied(attachment, min_position, left).result()
+                continue  # on the way there the tables may have changed, too
             buffer, places = self._room(lookup.parts)
             try:
                 if lookup.run(buffer, places):

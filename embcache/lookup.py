@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.errors import DeadlineExceeded, MissingRows, StorageCorrupt
+from embcache.errors import DeadlineExceeded, HistoryChanged, MissingRows, StorageCorrupt
 from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
@@ -100,6 +100,15 @@ class Lookup:
         self._places: Sequence[Place] = ()
         self._address = 0
         self._misses = np.empty(0, np.int32)
+
+    def check_history(self, asked: str | None) -> None:
+        """HistoryChanged where positions of the caller belong to another history."""
+        if asked is not None and asked != self.history:
+            raise HistoryChanged(
+                f"history: {asked[:64]!r} is not this service's, which is {self.history!r}: its positions mean nothing "
+                "here",
+                {"history": self.history},
+            )
 
     def run(self, buffer: NDArray[np.uint8], places: Sequence[Place]) -> int:
         """Probe the arena, writing rows and statuses into `buffer`; -> how many ids are left for the owner."""

@@ -77,7 +77,7 @@ class Import:
         return self.rows
 
     def commit(self) -> Pending[dict[str, Any]]:
-        """Make the version live, in place of the one before; -> {"table", "version", "rows"}."""
+        """Make the version live, in place of the one before; -> {"table", "version", "rows", "position"}."""
         self._ended = True
         return Pending(self._attachment.link.call("import_commit", {"import": self.id}), lambda reply: reply.meta)
 
@@ -101,14 +101,17 @@ class Import:
         return self.rows
 
 
-def create(attachment: Attachment, spec: TableSpec) -> Pending[bool]:
-    """Whether the table is new. The same spec again changes nothing, another one is a Conflict."""
+def create(attachment: Attachment, spec: TableSpec) -> Pending[tuple[bool, int]]:
+    """(Whether the table is new, a position by which it is there). The same spec again changes nothing, another one is
+    a Conflict.
+    """
     call = attachment.link.call("create", {"spec": spec.to_json()})
-    return Pending(call, lambda reply: bool(reply.meta["created"]))
+    return Pending(call, lambda reply: (bool(reply.meta["created"]), int(reply.meta["position"])))
 
 
-def drop(attachment: Attachment, table: str) -> Pending[None]:
-    return Pending(attachment.link.call("drop", {"table": table}), lambda reply: None)
+def drop(attachment: Attachment, table: str) -> Pending[int]:
+    """The position from which on the table is gone."""
+    return Pending(attachment.link.call("drop", {"table": table}), lambda reply: int(reply.meta["position"]))
 
 
 def begin_import(attachment: Attachment, table: str, spec: TableSpec | None) -> Pending[Import]:

@@ -11,7 +11,7 @@ import pytest
 
 from embcache import EmbeddingCache
 from embcache.config import Cold, Settings, Warm
-from embcache.errors import DimensionMismatch, Fenced, InvalidRows, UnknownTable
+from embcache.errors import DeadlineExceeded, DimensionMismatch, Fenced, HistoryChanged, InvalidRows, UnknownTable
 from embcache.updatecalls import Change
 from embcache_client.results import COLD, MISSING, WARM
 
@@ -49,6 +49,22 @@ def test_what_was_pushed_is_looked_up_and_counts_once(cache: EmbeddingCache) -> 
     assert (reopened.epoch, reopened.last_seq, reopened.mark) == (producer.epoch + 1, 1, b"here")
     with pytest.raises(Fenced):
         cache.update("trainer", producer.epoch, 2, batch)
+
+
+def test_a_lookup_waits_for_the_position_that_it_is_given(cache: EmbeddingCache) -> None:
+    cache.create_table({"name": "waits", "dim": 4})
+    producer = cache.open_producer("waits")
+    for seq in range(1, 11):
+        rows = np.full((100, 4), seq, np.float32)
+        pushed = cache.update("waits", producer.epoch, seq, [Change("waits", "assign", IDS, encoded(rows))])
+        found = cache.lookup({"waits": IDS}, min_position=pushed.position, history=pushed.history)
+        np.testing.assert_array_equal(found["waits"].rows, rows)
+        assert found.position >= pushed.position
+    bags = {"waits": (IDS, np.array([100], np.uint32))}
+    with pytest.raises(DeadlineExceeded, match="never accepted"):
+        cache.lookup_bags(bags, min_position=pushed.position + 1)
+    with pytest.raises(HistoryChanged, match="'another' is not this service's"):
+        cache.lookup_bags(bags, min_position=1, history="another")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embcache import updatecalls
 from embcache.cache import EmbeddingCache
 from embcache.config import Server
-from embcache.errors import HistoryChanged, NotReady
+from embcache.errors import NotReady
 from embcache.lookup import Lookup, VersionGoneError
 from embcache.metrics import Counters
 from embcache.service import failures
@@ -127,7 +127,9 @@ class LookupEndpoint:
         """All that can be done without waiting."""
         request = parse_lookup(body, self._server.max_ids_per_request, cache.feature_of)
         lookup = cache.prepare(request.queries, request.dtype)
-        _check_position(request, lookup)
+        lookup.check_history(request.history)
+        if request.min_position > lookup.position:
+            raise _Behind(request)
         skeleton = lay_out(lookup.position, lookup.history, request.dtype, tuple(lookup.parts))
         array, buffer = self._room(skeleton.size)
         reply = Reply(array.data, buffer)
@@ -178,14 +180,3 @@ class LookupEndpoint:
 
     def _budget_s(self, request: LookupRequest) -> float:
         return (self._server.deadline_ms if request.deadline_ms is None else request.deadline_ms) / 1000
-
-
-def _check_position(request: LookupRequest, lookup: Lookup) -> None:
-    if request.history is not None and request.history != lookup.history:
-        raise HistoryChanged(
-            f"history: {request.history[:64]!r} is not this service's, which is {lookup.history!r}: its positions mean "
-            "nothing here",
-            {"history": lookup.history},
-        )
-    if request.min_position > lookup.position:
-        raise _Behind(request)

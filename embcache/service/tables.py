@@ -46,15 +46,16 @@ async def create_table(table: str, request: Request, response: Response, service
         raise MalformedRequest(f"the spec is named {body['name']!r:.80}, and the path says {table!r:.80}")
     spec = TableSpec.parse(body)
     cache = service.reader.cache()
-    response.status_code = 201 if await cache.create_table_async(spec) else 200
-    return await _entry(cache, table)
+    created, position = await cache.create_table_async(spec)
+    response.status_code = 201 if created else 200
+    return await _entry(cache, table) | {"position": str(position)}
 
 
 @router.delete("/v1/tables/{table}", dependencies=[needs("admin")])
 async def drop_table(table: str, service: TheService) -> dict[str, Any]:
     """Drop a table and all its rows."""
-    await service.reader.cache().drop_table_async(table)
-    return {"dropped": table}
+    position = await service.reader.cache().drop_table_async(table)
+    return {"dropped": table, "position": str(position)}
 
 
 @router.get("/v1/tables/{table}/rows/{id}", dependencies=[needs("read")])

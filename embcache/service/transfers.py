@@ -92,7 +92,7 @@ async def write_rows(id: str, request: Request, service: TheService) -> Response
 async def commit_import(id: str, service: TheService) -> dict[str, Any]:
     """The new version goes live at once, in place of the one before."""
     done = await (await _resumed(service, id)).commit()
-    return {key: done[key] for key in ("table", "version", "rows")}
+    return {"table": done["table"], "version": done["version"], "rows": done["rows"], "position": str(done["position"])}
 
 
 @router.delete("/v1/imports/{id}", dependencies=[needs("write")])

@@ -169,6 +169,6 @@ def test_an_import_goes_on_whichever_front_it_meets(guarded: Running) -> None:
         answer = asked(guarded, post(f"{path}/rows", msgpack.packb(page)), SECRETS["write"])
         assert msgpack.unpackb(answer.body) == {"rows": identifier + 1}
     done = asked(guarded, post(f"{path}/commit", b""), SECRETS["write"]).json()
-    assert done == {"table": "spread", "version": done["version"], "rows": 30}
+    assert done == {"table": "spread", "version": done["version"], "rows": 30, "position": done["position"]}
     with guarded.client(token=SECRETS["read"]) as client:
         assert client.lookup({"spread": list(range(30))}, strict=True)["spread"].version == done["version"]

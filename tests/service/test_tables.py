@@ -35,7 +35,8 @@ def test_a_table_from_its_creation_to_its_end(service: Running) -> None:
         assert client.table("shoes")["rows"] == 4
         assert client.table("shoes")["tiers"]["warm"]["rows"] == 4
         assert "shoes" in [table["spec"]["name"] for table in client.tables()]
-    assert service.ask(get("/v1/tables/shoes", method="DELETE")).json() == {"dropped": "shoes"}
+    dropped = service.ask(get("/v1/tables/shoes", method="DELETE")).json()
+    assert dropped == {"dropped": "shoes", "position": str(int(told["position"]) + 2)}, "after an import"
     assert service.ask(get("/v1/tables/shoes")).status == 404
     with service.client() as client, pytest.raises(UnknownTable):
         client.lookup({"shoes": IDS})
