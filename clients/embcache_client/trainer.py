@@ -1,13 +1,12 @@
 """Trainer: a producer that pushes updates in the background, so that each counts exactly once.
 
 Calls of the training loop put changes into `Pending`, which coalesces them, and return. Batches are made of them by
-size or age, or, once the trainer marks its place, at each mark. One thread sends them one at a time, each as often as
-it takes to hear an answer: the very same batch, which the service counts once.
+size or age, or, once the trainer marks its place, at each mark, and go to the `Outbox`. One thread sends them one at a
+time, each as often as it takes to hear an answer: the very same batch, which the service counts once. A service that
+answers before a batch is durable is sent the next ones meanwhile, and asked how far it is when there are none.
 
-Order: the batches in the spool, then those in memory, then what is pending; the first of all is under way. From memory
-batches go to the end of the spool, that one too, and all of them, so that the spool never begins behind a gap.
-Invariant: nothing leaves memory and spool before the service said that it is durable. What is refused for good (another
-process took over, a table that is not there) stays too, and every later call raises that error.
+What is refused for good (another process took over, a table that is not there) stays in the outbox, and every later
+call raises that error.
 """
 
 from __future__ import annotations
@@ -16,33 +15,25 @@ import contextlib
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from numpy.typing import ArrayLike
 
-from embcache_client import wire
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.change_queue import ChangeQueue
-from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, ServiceError, Timeout
+from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, SequenceGap, ServiceError, Timeout
+from embcache_client.outbox import Outbox
 from embcache_client.pending import Pending
+from embcache_client.producer_calls import open_call, position_call, push_call
 from embcache_client.residues import Residues
 from embcache_client.spool import Spool, SpoolFull
 from embcache_client.transport import Transport
-from embcache_client.updates import (
-    MAX_MARK_BYTES,
-    Change,
-    ProducerState,
-    UpdateReply,
-    decode_producer,
-    decode_update_reply,
-    encode_update,
-    mark_of,
-    with_epoch,
-)
+from embcache_client.updates import MAX_MARK_BYTES, Change, ProducerState, encode_update
+
+T = TypeVar("T")
 
 _WAITING_STATUSES: Final = (429, 503, 507)  # come again later
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
@@ -67,7 +58,8 @@ class Trainer:
     marks: the trainer notes its place in its input (see mark): batches are made there alone, whatever their age.
 
     `resumed_mark` is the last place that an earlier process of this name noted and that counts: everything before it,
-    and with `marks` nothing after it. Start from there. `trouble` is why the batch under way was not accepted at first.
+    and with `marks` nothing after it. Start from there. `history` is what the position of the last flush belongs to.
+    `trouble` is why the call under way was not answered at first.
     """
 
     def __init__(
@@ -95,22 +87,22 @@ class Trainer:
         self._residues = Residues(int(memory_bytes * _RESIDUES_SHARE))
         self._since: float | None = None  # when the oldest pending change came
         self._marks = marks
-        self._batches: deque[tuple[int, bytes]] = deque()
-        self._batches_bytes = 0
-        self._sending = 0  # the number of the batch under way
         self._failure: ClientError | None = None
         self.trouble: ClientError | None = None
         self._closing = False
-        self._position = 0
         self._spool = Spool(spool, max_bytes=spool_bytes) if spool is not None else None
         # A batch is tried again by the sender itself, which knows that it may be.
         endpoint = Endpoint(url, token, timeout, RetryPolicy(attempts=1), MAX_REPLY_BYTES)
         self._transport = Transport(endpoint)
         try:
-            self._take_up(self._opened())
+            opened = self._opened()
+            self._epoch = opened.epoch
+            self._outbox = Outbox(opened, self._spool)
         except BaseException:
             self._let_go()
             raise
+        self.resumed_mark, self.history = self._outbox.mark, self._outbox.history
+        self._ask_pause_s = self._ask_at = 0.0  # how long to wait for durability before asking for it, and until when
         self._thread = threading.Thread(target=self._run, name=f"embcache-trainer-{producer}", daemon=True)
         self._thread.start()
 
@@ -149,7 +141,8 @@ class Trainer:
                 self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> int:
-        """Wait until all that was passed in is durable; -> the position from which every lookup sees it (min_position).
+        """Wait until all that was passed in is durable; -> the position from which every lookup sees it: min_position,
+        with `history` beside it.
 
         With a narrow dtype, up to one rounding of each row's last delta, which goes with the row's next one or at
         close(). Timeout after `timeout` seconds; the error that keeps batches from being accepted for good.
@@ -158,7 +151,8 @@ class Trainer:
             self._check()
             self._cut_all()
             self._wait_durable(timeout, "they are kept")
-            return self._position
+            self.history = self._outbox.history
+            return self._outbox.position
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, what narrow rows left out as well, and end.
@@ -174,7 +168,7 @@ class Trainer:
             with self._changed:
                 self._check()
                 self._cut_all()
-                self._append_all(self._last_mark, self._residues.take_all())
+                self._append_all(self._outbox.mark, self._residues.take_all())
                 self._wait_durable(timeout, kept)
         finally:
             try:
@@ -226,7 +220,7 @@ class Trainer:
             self._changed.notify_all()
 
     def _held_bytes(self) -> int:
-        return self._pending.memory_bytes + self._residues.memory_bytes + self._batches_bytes
+        return self._pending.memory_bytes + self._residues.memory_bytes + self._outbox.memory_bytes
 
     def _make_room(self) -> None:
         """Move what waits to the spool; TrainerFull where that has no room, or is not there."""
@@ -238,9 +232,7 @@ class Trainer:
         if not self._marks:
             self._cut_all()
         try:
-            while self._batches:
-                self._spool.append(*self._batches[0])
-                self._batches_bytes -= len(self._batches.popleft()[1])
+            self._outbox.move_to_spool()
         except SpoolFull as error:
             raise TrainerFull(str(error)) from error
 
@@ -260,17 +252,14 @@ class Trainer:
 
     def _append(self, mark: bytes, changes: list[Change]) -> None:
         """Make a batch; it is encoded here alone, since the service tells one that it has by its bytes."""
-        self._next_seq += 1
-        body = encode_update(self._producer, self._epoch, self._next_seq, mark, changes)
-        self._last_mark = mark
-        self._batches.append((self._next_seq, body))
-        self._batches_bytes += len(body)
+        body = encode_update(self._producer, self._epoch, self._outbox.last_seq + 1, mark, changes)
+        self._outbox.append(body, mark)
 
     def _cut_all(self) -> None:
         if self._marks and self._pending.row_count:
             raise ValueError("there are changes since the last mark, which go with the next one: call mark() first")
         while self._pending.row_count:
-            self._cut(self._last_mark)
+            self._cut(self._outbox.mark)
 
     def _wait_durable(self, timeout: float | None, otherwise: str) -> None:
         """Until there is no batch any more. otherwise: what becomes of them when that takes longer, for the Timeout."""
@@ -285,72 +274,82 @@ class Trainer:
             self._check()
 
     def _is_idle(self) -> bool:
-        return not (self._batches or self._sending or self._pending.row_count or self._spooled())
-
-    def _spooled(self) -> int:
-        return 0 if self._spool is None else len(self._spool)
+        return not (self._outbox or self._pending.row_count)
 
     def _run(self) -> None:
         """The sender's thread."""
         try:
-            while (batch := self._next_batch()) is not None:
-                reply = self._send(batch[1])
-                with self._changed:
-                    if reply is None:
-                        return
-                    self._position = max(self._position, reply.position)
-                    self._forget(batch[0])
+            while not self._closing:
+                batch = self._next_batch()
+                if batch is not None:
+                    self._push(*batch)
+                elif not self._closing:
+                    self._ask()
         except Exception as error:  # whatever it is: who pushes must hear of it
             failure = error if isinstance(error, ClientError) else ClientError(f"the sender failed: {error!r}")
             with self._changed:
                 self._failure = failure
-        finally:
-            with self._changed:
-                self._sending = 0
                 self._changed.notify_all()
 
     def _next_batch(self) -> tuple[int, bytes] | None:
-        """The oldest batch, once there is one, now under way; None when the trainer is closed."""
+        """The next batch, once there is one; None when it is time to ask for durability, or the trainer is closed."""
         with self._changed:
             while not self._closing:
-                if batch := self._oldest():
-                    self._sending = batch[0]
+                if batch := self._outbox.next():
                     return batch
-                wait = None
+                now = time.monotonic()
+                waits = []
                 if self._pending.row_count and not self._marks:
-                    age = time.monotonic() - (self._since or 0.0)
-                    if age >= self._max_age_s or self._pending.byte_count >= self._batch_bytes:
-                        self._cut(self._last_mark)
+                    waits.append((self._since or 0.0) + self._max_age_s - now)
+                    if waits[0] <= 0 or self._pending.byte_count >= self._batch_bytes:
+                        self._cut(self._outbox.mark)
                         continue
-                    wait = self._max_age_s - age
-                self._changed.wait(wait)
+                if self._outbox.is_promised:
+                    waits.append(self._ask_at - now)
+                    if waits[-1] <= 0:
+                        return None
+                self._changed.wait(min(waits, default=None))
             return None
 
-    def _oldest(self) -> tuple[int, bytes] | None:
-        if self._spool is not None and (first := self._spool.first_seq) is not None:
-            return first, with_epoch(self._spool.read(first), self._epoch)
-        return self._batches[0] if self._batches else None
+    def _push(self, seq: int, body: bytes) -> None:
+        try:
+            reply = self._answer(push_call(body))
+        except SequenceGap as error:
+            expected = error.detail.get("expected")
+            with self._changed:
+                if not isinstance(expected, int) or not self._outbox.go_back(expected):
+                    raise
+            return
+        if reply is None:
+            return
+        with self._changed:
+            self._outbox.take_reply(seq, reply)
+            self._ask_later(_FIRST_PAUSE_S)
 
-    def _forget(self, seq: int) -> None:
-        """The batch under way is durable."""
-        if self._batches and self._batches[0][0] == seq:
-            self._batches_bytes -= len(self._batches.popleft()[1])
-        elif self._spool is not None:
-            self._spool.drop_through(seq)
-        self._sending = 0
+    def _ask(self) -> None:
+        """Ask how far updates are durable, at growing intervals while that changes nothing."""
+        answer = self._answer(position_call())
+        if answer is None:
+            return
+        with self._changed:
+            before = len(self._outbox)
+            self._outbox.take_position(*answer)
+            self._ask_later(_FIRST_PAUSE_S if len(self._outbox) < before else 2 * self._ask_pause_s)
+
+    def _ask_later(self, pause_s: float) -> None:
+        self._ask_pause_s = min(pause_s, _LONGEST_PAUSE_S)
+        self._ask_at = time.monotonic() + self._ask_pause_s
         self._changed.notify_all()
 
-    def _send(self, body: bytes) -> UpdateReply | None:
-        """Send a batch until it is durable; None when the trainer is closed meanwhile. ServiceError if it never can."""
-        call = Call("POST", "/v1/updates", lambda response: decode_update_reply(response.body), body, wire.MEDIA_TYPE)
+    def _answer(self, call: Call[T]) -> T | None:
+        """Make a call until it is answered; None when the trainer is closed meanwhile. ServiceError for a refusal."""
         pause = _FIRST_PAUSE_S
         while True:
             wait = pause
             try:
-                reply = self._transport.run(call)
-                if reply.durable >= reply.position:
-                    self.trouble = None
-                    return reply
+                answer = self._transport.run(call)
+                self.trouble = None
+                return answer
             except (ConnectFailed, ConnectionLost, Timeout) as error:
                 self.trouble = error
             except ServiceError as error:
@@ -359,42 +358,21 @@ class Trainer:
                 self.trouble = error
                 wait = max(wait, error.retry_after_s or 0.0)
             with self._changed:
-                if self._closing:
+                if self._changed.wait_for(lambda: self._closing, wait):
                     return None
-                self._changed.wait_for(lambda: self._closing, wait)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _opened(self) -> ProducerState:
         """Open the producer, as often as it takes within the timeout."""
-        target = f"/v1/producers/{self._producer}"
-        body = b"\x80"  # an empty map
-        endpoint_call = Call("POST", target, lambda response: decode_producer(response.body), body, wire.MEDIA_TYPE)
         end = time.monotonic() + self._timeout_s
         while True:
             try:
-                return self._transport.run(endpoint_call)
+                return self._transport.run(open_call(self._producer))
             except (ConnectFailed, ConnectionLost, ServiceError) as error:
                 refused = isinstance(error, ServiceError) and error.http_status not in _WAITING_STATUSES
                 if refused or time.monotonic() + _FIRST_PAUSE_S > end:
                     raise
                 time.sleep(_FIRST_PAUSE_S)
-
-    def _take_up(self, state: ProducerState) -> None:
-        """Go on behind what the service has accepted, first with what the spool still holds."""
-        self._epoch, self._next_seq, self._position = state.epoch, state.last_seq, state.position
-        self.resumed_mark = self._last_mark = state.mark
-        if self._spool is None:
-            return
-        self._spool.drop_through(state.last_seq)
-        if self._spool.first_seq is None or self._spool.last_seq is None:
-            return
-        if self._spool.first_seq > state.last_seq + 1:
-            raise ClientError(
-                f"the spool begins with batch {self._spool.first_seq}, and the service has accepted {state.last_seq}: "
-                "it was restored to an older state, and batches between are lost"
-            )
-        self._next_seq = self._spool.last_seq
-        self.resumed_mark = self._last_mark = mark_of(self._spool.read(self._next_seq))
 
     def _let_go(self) -> None:
         self._transport.close()

@@ -1,0 +1,191 @@
+"""Trainer against a scripted service that answers before a batch is durable, and loses its end.
+
+A service that syncs is in tests/service/test_trainer.py.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from embcache_client import Trainer
+from embcache_client.errors import SequenceGap, Timeout
+from tests.clients.peer import Conversation, Peer, answer
+from tests.clients.updatelog import UpdateLog
+
+IDS = np.arange(3, dtype=np.uint64)
+ONES = np.ones((3, 2), np.float32)
+
+
+class Scripted:
+    """Speaks HTTP for an UpdateLog. before: called with each request's target, and may change the log."""
+
+    def __init__(self, log: UpdateLog, before: Callable[[str], None] = lambda target: None) -> None:
+        self.log = log
+        self.before = before
+        self.asked: list[tuple[str, int]] = []  # (target, seq or 0)
+        self.changed = threading.Condition()
+
+    def __call__(self, conversation: Conversation) -> None:
+        while request := conversation.request():
+            head, _, body = request.partition(b"\r\n\r\n")
+            target = head.split()[1].decode()
+            with self.changed:
+                self.before(target)
+                said = self.answer(target, body)
+                self.changed.notify_all()
+            conversation.send(said)
+
+    def answer(self, target: str, body: bytes) -> bytes:
+        seq = msgpack.unpackb(body)["seq"] if target == "/v1/updates" else 0
+        self.asked.append((target, seq))
+        if target == "/v1/position":
+            state = {"durable": str(self.log.durable), "applied": "0", "history": self.log.history, "lag_s": 0.0}
+            return answer(json.dumps(state).encode(), media_type="application/json")
+        said = self.log.push(seq, body) if seq else self.log.open()
+        if isinstance(said, int):
+            error = {"code": "sequence_gap", "message": "a gap", "detail": {"expected": said}}
+            return answer(msgpack.packb({"error": error}), status=409)
+        return answer(msgpack.packb(said))
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(until, 20)
+
+    def seqs(self) -> list[int]:
+        return [seq for _, seq in self.asked if seq]
+
+
+def values(log: UpdateLog) -> list[float]:
+    """What each batch adds to its rows, in order."""
+    changes = [msgpack.unpackb(body)["changes"] for _, body in log.batches]
+    return [float(np.frombuffer(change["rows"], "<f4")[0]) for [change] in changes]
+
+
+def push(trainer: Trainer, value: int) -> None:
+    """A batch of its own."""
+    trainer.add("item", IDS, value * ONES)
+    trainer.mark(b"%d" % value)
+
+
+def test_a_batch_is_kept_until_the_service_says_that_it_is_durable(start: Any) -> None:
+    log = UpdateLog(syncs=False)
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    with Trainer(peer.url, producer="p", marks=True) as trainer:
+        for value in range(1, 6):
+            push(trainer, value)
+        scripted.wait(lambda: log.last_seq == 5)  # the next ones are sent before the first is durable
+        with pytest.raises(Timeout, match="they are kept"):
+            trainer.flush(timeout=0.3)
+        with scripted.changed:
+            log.sync()
+        assert trainer.flush(timeout=20) == 6  # the opening, and five batches
+        assert trainer.history == "h0"
+    assert values(log) == [1, 2, 3, 4, 5]
+    assert scripted.seqs() == [1, 2, 3, 4, 5]  # each once: how far it is durable is asked for
+    assert ("/v1/position", 0) in scripted.asked
+
+
+def test_what_a_service_lost_before_it_was_durable_is_sent_again(start: Any) -> None:
+    log = UpdateLog(syncs=False)
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    with Trainer(peer.url, producer="p", marks=True) as trainer:
+        for value in range(1, 6):
+            push(trainer, value)
+        scripted.wait(lambda: log.last_seq == 5)
+        with scripted.changed:
+            log.durable = 4  # the opening and batches 1 to 3
+            log.go_down(others=7)
+            assert log.last_seq == 3
+            log.syncs = True
+        position = trainer.flush(timeout=20)
+        assert (position, trainer.history) == (4 + 7 + 2, "h1")
+        push(trainer, 6)
+        trainer.flush(timeout=20)
+    assert values(log) == [1, 2, 3, 4, 5, 6]
+    assert scripted.seqs() == [1, 2, 3, 4, 5, 5, 4, 5, 6]
+
+
+def test_a_loss_that_the_next_batch_meets_first(start: Any) -> None:
+    """The service goes down behind batch 4 and keeps 1 and 2; then batch 5 comes."""
+    log = UpdateLog(syncs=False)
+
+    def go_down_once(target: str) -> None:
+        if target == "/v1/updates" and log.last_seq == 4 and log.history == "h0":
+            log.durable = 3
+            log.go_down()
+
+    scripted = Scripted(log, go_down_once)
+    peer: Peer = start(scripted)
+    with Trainer(peer.url, producer="p", marks=True) as trainer:
+        for value in range(1, 6):
+            push(trainer, value)
+        scripted.wait(lambda: log.last_seq == 5)
+        with scripted.changed:
+            log.sync()
+        trainer.flush(timeout=20)
+    assert values(log) == [1, 2, 3, 4, 5]
+    assert scripted.seqs() == [1, 2, 3, 4, 5, 3, 4, 5]
+
+
+def test_a_loss_of_what_was_durable_is_told(start: Any) -> None:
+    """As after a restore of an older state: nobody has these batches any more."""
+    log = UpdateLog()
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    trainer = Trainer(peer.url, producer="p", marks=True)
+    for value in range(1, 4):
+        push(trainer, value)
+    trainer.flush(timeout=20)
+    with scripted.changed:
+        log.durable = 2
+        log.go_down()
+    push(trainer, 4)
+    for call in (trainer.flush, trainer.close):
+        with pytest.raises(SequenceGap):
+            call()
+
+
+def test_what_is_accepted_and_not_durable_survives_the_trainer_in_the_spool(start: Any, tmp_path: Any) -> None:
+    log = UpdateLog(syncs=False)
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    trainer = Trainer(peer.url, producer="p", marks=True, spool=tmp_path)
+    for value in range(1, 4):
+        push(trainer, value)
+    scripted.wait(lambda: log.last_seq == 3)
+    with pytest.raises(Timeout, match="they are kept in the spool"):
+        trainer.close(timeout=0.1)
+    log.go_down()
+    assert log.last_seq == 0
+    log.syncs = True
+    with Trainer(peer.url, producer="p", marks=True, spool=tmp_path) as again:
+        assert again.resumed_mark == b"3"
+        again.flush(timeout=20)
+    assert values(log) == [1, 2, 3]
+
+
+def test_an_answer_that_is_not_heard(start: Any) -> None:
+    """The very same batch again, which log.push compares byte for byte."""
+    log = UpdateLog()
+
+    def unheard(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(answer(msgpack.packb(log.open())))
+        body = conversation.request().partition(b"\r\n\r\n")[2]
+        log.push(1, body)
+        conversation.reset()
+
+    peer: Peer = start(unheard, Scripted(log))
+    with Trainer(peer.url, producer="p", dtype="f16") as trainer:
+        trainer.add("item", IDS, ONES / 3)
+        trainer.flush(timeout=20)
+    assert [seq for seq, _ in log.batches] == [1, 2]  # the second one is what f16 left out, at the end
