@@ -38,23 +38,31 @@ class Figures:
         return float(low), float(high)
 
 
-def alternate(ours: Side, theirs: Side | None, rounds: int, budget_s: float = BUDGET_S) -> tuple[Figures, Figures]:
+def alternate(
+    ours: Side,
+    theirs: Side | None,
+    rounds: int,
+    budget_s: float = BUDGET_S,
+    before: Callable[[], object] = lambda: None,
+) -> tuple[Figures, Figures]:
     """Measure both sides for `rounds` slices each, in turn, changing who goes first with every round.
 
     One slice of each is thrown away first. Ends early once `budget_s` has passed, after three rounds at least. A side
-    that is None has no slices.
+    that is None has no slices. `before` is called before every round, the one thrown away included.
     """
     our_slices: list[float] = []
     their_slices: list[float] = []
     turns = [(ours, our_slices)]
     if theirs is not None:
         turns.append((theirs, their_slices))
+    before()
     for side, _ in turns:
         side()
     end = time.perf_counter() + budget_s
     for done in range(rounds):
         if done >= 3 and time.perf_counter() > end:
             break
+        before()
         for side, slices in turns:
             slices.append(side())
         turns.reverse()

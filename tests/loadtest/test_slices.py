@@ -23,6 +23,17 @@ def test_sides_take_turns_and_change_who_goes_first() -> None:
     assert theirs.slices == (3.0,) * 4
 
 
+def test_what_comes_before_a_round_comes_before_both_sides() -> None:
+    calls: list[str] = []
+
+    def side(name: str) -> float:
+        calls.append(name)
+        return 1.0
+
+    alternate(lambda: side("a"), lambda: side("b"), rounds=3, before=lambda: calls.append("-"))
+    assert "".join(calls) == "-ab" + "-ab-ba-ab"
+
+
 def test_a_side_may_be_alone() -> None:
     figures = iter([9.0, 1.0, 3.0, 2.0])
     ours, theirs = alternate(lambda: next(figures), None, rounds=3)
