@@ -81,7 +81,9 @@ def test_what_is_flushed_is_durable_and_read_back(serving: Running, client: Clie
             time.sleep(0.01)
 
 
-def test_an_owner_that_dies_again_and_again_costs_nothing(serving: Running, client: Client) -> None:
+@contextmanager
+def dying(serving: Running) -> Iterator[None]:
+    """The owner is killed each second."""
     stop = threading.Event()
 
     def kill() -> None:
@@ -90,20 +92,47 @@ def test_an_owner_that_dies_again_and_again_costs_nothing(serving: Running, clie
                 os.kill(owner, signal.SIGKILL)
 
     killing = threading.Thread(target=kill)
-    with Trainer(serving.url, producer="through-deaths", max_age_s=0.005) as trainer:
-        killing.start()
-        pushed = 0
-        end = time.monotonic() + 6
-        while time.monotonic() < end:
-            trainer.add("item", IDS, ONES)
-            pushed += 1
-            time.sleep(0.002)
+    killing.start()
+    try:
+        yield
+    finally:
         stop.set()
         killing.join()
+
+
+def push_ones(trainer: Trainer, seconds: float) -> int:
+    """Add ones to the rows of IDS for so long; -> how often."""
+    pushed = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        trainer.add("item", IDS, ONES)
+        pushed += 1
+        time.sleep(0.002)
+    return pushed
+
+
+def test_an_owner_that_dies_again_and_again_costs_nothing(serving: Running, client: Client) -> None:
+    with Trainer(serving.url, producer="through-deaths", max_age_s=0.005) as trainer:
+        with dying(serving):
+            pushed = push_ones(trainer, 6)
         position = trainer.flush(timeout=60)
     while not client.ready():
         time.sleep(0.05)
     np.testing.assert_array_equal(rows(client, position), pushed * ONES)
+
+
+def test_an_owner_that_answers_before_it_syncs_dies_again_and_again(tmp_path: Path) -> None:
+    settings = '[updates]\ndurability = "interval"\nsync_interval_s = 0.3\n'
+    with running(tmp_path, settings) as serving, serving.client() as client:
+        client.create_table({"name": "item", "dim": 4})
+        with Trainer(serving.url, producer="p", max_age_s=0.005) as trainer:
+            with dying(serving):
+                pushed = push_ones(trainer, 4)
+            position = trainer.flush(timeout=60)
+        while not client.ready():
+            time.sleep(0.05)
+        found = client.lookup({"item": IDS}, min_position=position, history=trainer.history, deadline_ms=20_000)
+        np.testing.assert_array_equal(found["item"].rows, pushed * ONES)
 
 
 def test_a_later_process_of_the_same_name_shuts_the_older_one_out(serving: Running, client: Client) -> None:
