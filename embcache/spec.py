@@ -60,21 +60,33 @@ Default: TypeAlias = Annotated[Literal["zeros"] | Uniform | Constant, BeforeVali
 
 
 class TableSpec(_Frozen):
-    """A table as it was declared. Two specs are the same table when they are equal."""
+    """A table as it was declared. Two specs are the same table when they are equal.
+
+    add: the table takes `add`, and keeps f32 on disk for it, whatever its dtype: small sums are lost in narrower rows.
+    """
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
     dim: Annotated[int, Field(ge=1, le=65536)]
     dtype: Dtype = "f32"
     default: Default = "zeros"
     feature: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    add: bool = True
 
     @model_validator(mode="before")
     @classmethod
-    def _feature_is_the_name(cls, value: Any) -> Any:
-        """Filled in here, so that a spec that leaves it out equals one that spells it out."""
+    def _filled_in(cls, value: Any) -> Any:
+        """What follows from other keys, so that a spec that leaves it out equals one that spells it out."""
         if isinstance(value, dict) and value.get("feature") is None and isinstance(value.get("name"), str):
-            return {**value, "feature": value["name"]}
+            value = {**value, "feature": value["name"]}
+        if isinstance(value, dict) and value.get("add") is None:
+            value = {**value, "add": value.get("dtype", "f32") == "f32"}
         return value
+
+    @model_validator(mode="after")
+    def _f32_takes_add(self) -> TableSpec:
+        if self.dtype == "f32" and not self.add:
+            raise ValueError("add should be true where dtype is f32, or left out: such a table always takes it")
+        return self
 
     @model_validator(mode="after")
     def _constant_fits(self) -> TableSpec:
@@ -103,6 +115,21 @@ class TableSpec(_Frozen):
     def row_bytes(self) -> int:
         """Bytes of an encoded row: 4d, 2d, 2d, or 8 + d (scale, bias, codes)."""
         return row_bytes(self.dim, self.dtype)
+
+    @property
+    def cold_dtype(self) -> Dtype:
+        """What rows are kept as on disk, to be rounded to `dtype` once as they leave it."""
+        return "f32" if self.add else self.dtype
+
+    @property
+    def cold_code(self) -> int:
+        """The code of `cold_dtype`."""
+        return DTYPES.index(self.cold_dtype)
+
+    @property
+    def cold_row_bytes(self) -> int:
+        """Bytes of an encoded row on disk."""
+        return row_bytes(self.dim, self.cold_dtype)
 
     @property
     def feature_name(self) -> str:

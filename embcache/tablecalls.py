@@ -22,7 +22,10 @@ PIECE_BYTES = 16 << 20  # of rows that are sent at a time
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
-    """Rows of a table version in the order of their ids: ids u64 [n], rows f32 [n, dim]; next None at the end."""
+    """Rows of a table version in the order of their ids: ids u64 [n], rows f32 [n, dim]; next None at the end.
+
+    `dtype` holds them without loss: it is that of the rows on disk.
+    """
 
     table: str
     version: str
@@ -61,7 +64,7 @@ class Import:
         bad = first_nonfinite(row_array)
         if bad >= 0:
             raise InvalidRows(f"the row of id {id_array[bad]} holds NaN or infinity", {"ids": [str(id_array[bad])]})
-        encoded, saturated = encode_rows(row_array, self.spec.dtype_code)
+        encoded, saturated = encode_rows(row_array, self.spec.cold_code)
         self.saturated += saturated
         meta = {"import": self.id, "n": int(id_array.size)}
         return Pending(self._attachment.link.call("import_rows", meta, [id_array, encoded]), self._note)
@@ -127,8 +130,8 @@ def scan(attachment: Attachment, view: TableView, start: int, limit: int) -> Pen
         count, row_bytes = int(reply.meta["n"]), int(reply.meta["row_bytes"])
         ids = np.frombuffer(reply.payload, np.uint64, count)
         encoded = np.frombuffer(reply.payload, np.uint8, count * row_bytes, 8 * count).reshape(count, row_bytes)
-        rows = decode_rows(encoded, view.spec.dtype_code, view.spec.dim)
-        return ScanPage(view.spec.name, view.label, view.spec.dtype, ids, rows, reply.meta["next"])
+        rows = decode_rows(encoded, view.spec.cold_code, view.spec.dim)
+        return ScanPage(view.spec.name, view.label, view.spec.cold_dtype, ids, rows, reply.meta["next"])
 
     return Pending(attachment.link.call("scan", {"version": view.number, "start": start, "limit": limit}), read)
 

@@ -138,6 +138,9 @@ def test_a_created_table_has_the_shape_of_the_file(run: Run, running: list[objec
     other = run("import", "small", tmp_path / "full.npy", "--dtype", "f16", *running)
     assert (other.code, other.out) == (1, "")
     assert "table 'small' keeps q8" in other.err
+    assert "'small' takes no `add`" in run("import", "small", tmp_path / "full.npy", "--add", *running).err
+    for _ in range(2):
+        assert run("import", "learns", tmp_path / "full.npy", "--dtype", "bf16", "--add", *running).code == 0
     listed = [line.split() for line in run("tables", *running).out.splitlines()]
     said = {line[0]: line[2:5] for line in listed[1:]}
     assert said["half"] == ["f16", "5", "3"]
@@ -325,12 +328,13 @@ def test_what_is_no_number_of_rows(text: str) -> None:
         parse_rows(text)
 
 
-def test_the_plan_for_the_disk_is_what_the_disk_takes(tmp_path: Path) -> None:
-    wanted = need(50_000, 64, "f16")
+@pytest.mark.parametrize(("add", "row_bytes"), [(False, 128), (True, 256)])
+def test_the_plan_for_the_disk_is_what_the_disk_takes(tmp_path: Path, add: bool, row_bytes: int) -> None:
+    wanted = need(50_000, 64, "f16", add=add)
     store = RocksStore(tmp_path, RocksOptions())
     try:
-        load = store.bulk(1, wanted.row)
-        load.add(np.arange(wanted.rows, dtype=np.uint64) * 977, np.ones((wanted.rows, wanted.row), np.uint8))
+        load = store.bulk(1, row_bytes)
+        load.add(np.arange(wanted.rows, dtype=np.uint64) * 977, np.ones((wanted.rows, row_bytes), np.uint8))
         load.commit()
         assert 0.9 < store.disk_bytes(1) / wanted.cold < 1.1
     finally:

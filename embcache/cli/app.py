@@ -77,6 +77,7 @@ def import_(
     url: UrlOption = None,
     token: TokenOption = None,
     dtype: Annotated[str | None, typer.Option(help=f"What a table that is created keeps: {DTYPES}.")] = None,
+    add: Annotated[bool, typer.Option("--add", help="A table that is created takes `add`: f32 on disk.")] = False,
 ) -> None:
     """Fill a table with the rows of a file, in place of what it held. All of them, or nothing changes.
 
@@ -87,7 +88,7 @@ def import_(
 
     kept = None if dtype is None else _dtype(dtype)
     with opened(*_place(config, url), token) as tables:
-        moved = import_file(tables, table, file, kept, Console(stderr=True))
+        moved = import_file(tables, table, file, kept, add, Console(stderr=True))
     typer.echo(f"{table}: {moved.summary} imported, now version {moved.version}")
 
 
@@ -170,6 +171,7 @@ def plan(
     dim: Annotated[int, typer.Argument(metavar="DIM", help="Elements of a row.", min=1, max=65536)],
     dtype: Annotated[str | None, typer.Argument(metavar="[DTYPE]", help=f"{DTYPES}; all of them without it.")] = None,
     dtype_option: Annotated[str | None, typer.Option("--dtype", help="The same as an option.")] = None,
+    add: Annotated[bool, typer.Option("--add", help="For a table that takes `add`: f32 on disk.")] = False,
     config: Annotated[Path | None, typer.Option(help="Whose capacities to fit; the defaults without it.")] = None,
 ) -> None:
     """Say what a table takes in each tier, and what of it fits."""
@@ -185,7 +187,7 @@ def plan(
     settings = Settings() if config is None else Settings.load(config)
     kind = dtype or dtype_option
     kinds = get_args(Dtype) if kind is None else [_dtype(kind)]
-    _print(plan_table([need(count, dim, kind) for kind in kinds], settings, _disk_free(settings)))
+    _print(plan_table([need(count, dim, kind, add=add) for kind in kinds], settings, _disk_free(settings)))
     typer.echo("hot (GPU memory): off in this release")
 
 

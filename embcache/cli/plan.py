@@ -29,10 +29,13 @@ class Need:
         return self.rows if self.warm <= capacity else int(self.rows * capacity / self.warm)
 
 
-def need(rows: int, dim: int, dtype: Dtype) -> Need:
-    """What `rows` rows of `dim` elements take. The disk's part is an estimate: rows are not compressed."""
-    row = row_bytes(dim, dtype)
-    return Need(dtype, rows, row, region_bytes(row, rows), rows * (row + CELL_BYTES) + rows * INDEX_BITS // 8)
+def need(rows: int, dim: int, dtype: Dtype, *, add: bool = False) -> Need:
+    """What `rows` rows of `dim` elements take. The disk's part is an estimate: rows are not compressed.
+
+    add: of a table that takes `add`, and is f32 on disk.
+    """
+    row, cold_row = row_bytes(dim, dtype), row_bytes(dim, "f32" if add else dtype)
+    return Need(dtype, rows, row, region_bytes(row, rows), rows * (cold_row + CELL_BYTES) + rows * INDEX_BITS // 8)
 
 
 def parse_rows(text: str) -> int:

@@ -47,15 +47,15 @@ class Moved:
         return f"{self.rows:,} rows in {self.seconds:.1f} s ({self.rows / max(self.seconds, 1e-9):,.0f} rows/s)"
 
 
-def import_file(tables: Tables, table: str, file: Path, dtype: Dtype | None, console: Console) -> Moved:
+def import_file(tables: Tables, table: str, file: Path, dtype: Dtype | None, add: bool, console: Console) -> Moved:
     """Fill a new version of `table` with the rows of a file; creates the table from the file's shape where it is new.
 
-    dtype: what the created table keeps; that of the file where None. Raises DimensionMismatch or MalformedRequest where
-    the file or the dtype does not fit an existing table, and whatever files and tables raise.
+    dtype: what the created table keeps; that of the file where None. add: it takes `add`. Raises DimensionMismatch or
+    MalformedRequest where the file or an option does not fit an existing table, and whatever files and tables raise.
     """
     began = time.monotonic()
     source = files.open_table(file)
-    spec = _spec_for(tables, table, source, dtype)
+    spec = _spec_for(tables, table, source, dtype, add)
     chunk = _chunk_rows(source.dim)
     with _bar(f"import {table}", source.count, console) as (progress, task), tables.importing(table, spec) as load:
         for ids, rows in source.sorted_chunks(chunk):
@@ -74,7 +74,7 @@ def export_file(tables: Tables, table: str, file: Path, console: Console) -> Mov
     done = 0
     with (
         _bar(f"export {table}", info.rows, console) as (progress, task),
-        files.TableWriter(file, info.spec.dim, info.spec.dtype) as writer,
+        files.TableWriter(file, info.spec.dim, info.spec.cold_dtype) as writer,
     ):
         for ids, rows in tables.pages(table, info.version, _chunk_rows(info.spec.dim)):
             writer.write(ids, rows)
@@ -83,17 +83,19 @@ def export_file(tables: Tables, table: str, file: Path, console: Console) -> Mov
     return Moved(done, info.version, time.monotonic() - began)
 
 
-def _spec_for(tables: Tables, table: str, source: files.TableFile, dtype: Dtype | None) -> TableSpec | None:
+def _spec_for(tables: Tables, table: str, source: files.TableFile, dtype: Dtype | None, add: bool) -> TableSpec | None:
     """The spec to create `table` with, or None where it is there already and the file fits it."""
     info = find(tables, table)
     if info is None:
-        return TableSpec.parse({"name": table, "dim": source.dim, "dtype": dtype or source.dtype})
+        return TableSpec.parse({"name": table, "dim": source.dim, "dtype": dtype or source.dtype, "add": add or None})
     if info.spec.dim != source.dim:
         raise DimensionMismatch(f"table {table!r} has rows of {info.spec.dim}, {source.path} has rows of {source.dim}")
     if dtype not in (None, info.spec.dtype):
         raise MalformedRequest(
             f"table {table!r} keeps {info.spec.dtype}; --dtype {dtype} is for a table that the import creates"
         )
+    if add and not info.spec.add:
+        raise MalformedRequest(f"table {table!r} takes no `add`; --add is for a table that the import creates")
     return None
 
 

@@ -31,6 +31,7 @@ from embcache.owner.committer import Accepted, states
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
+from embcache.spec import TableSpec
 from embcache_client.updates import ADD, ASSIGN, DELETE
 from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore, StoreError
 
@@ -78,11 +79,12 @@ class _Piece:
 
 
 class _Written(NamedTuple):
-    """What a version's rows are now: ids, and encoded rows, or None where they were removed."""
+    """What a version's rows are now: ids, and encoded rows as on disk and as in memory, or None where removed."""
 
     version: int
     ids: Ids
-    rows: Rows | None
+    cold: Rows | None
+    warm: Rows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Applier:
             meta[META + name] = state.to_bytes()
         work = list(piece.work.values())
         written, outcome = await _until_written(lambda: self._threads.apply(_write, self._store, work, meta))
-        for version, ids, rows in written:
+        for version, ids, _, rows in written:
             self._tiers.replace(version, ids, rows)
             self._tiers.overtaken(version, ids)
         self.rows_applied += outcome.rows
@@ -237,40 +239,44 @@ def _write(store: RowStore, work: Sequence[_Work], meta: Mapping[str, bytes]) ->
     """In a thread: compute the new rows and commit them with the meta values."""
     outcome = _Outcome()
     written = [new for each in work for new in _compute(store, each, outcome)]
-    store.commit([Change(version, ids, rows) for version, ids, rows in written], meta)
+    store.commit([Change(version, ids, cold) for version, ids, cold, _ in written], meta)
     return written, outcome
 
 
 def _compute(store: RowStore, work: _Work, outcome: _Outcome) -> Iterator[_Written]:
+    spec = work.table.spec
     ids = np.concatenate(work.ids)
     outcome.rows += len(ids)
     if work.op == DELETE:
-        yield _Written(work.version, ids, None)
-    elif work.op == ASSIGN:
-        yield _Written(work.version, ids, np.concatenate([_encoded(work, *rows, outcome) for rows in work.rows]))
+        yield _Written(work.version, ids, None, None)
+        return
+    if work.op == ASSIGN:
+        cold = np.concatenate([_encoded(rows, dtype, spec.cold_code, spec, outcome) for dtype, rows in work.rows])
     else:
         assert work.op == ADD
-        spec = work.table.spec
         deltas = np.concatenate([decode_rows(rows, dtype, spec.dim) for dtype, rows in work.rows])
-        yield _added(store, work, ids, deltas, outcome)
+        ids, cold = _added(store, work, ids, deltas, outcome)
+    yield _Written(work.version, ids, cold, _encoded(cold, spec.cold_code, spec.dtype_code, spec, outcome))
 
 
-def _encoded(work: _Work, dtype: int, rows: Rows, outcome: _Outcome) -> Rows:
-    """Rows in the table's own form."""
-    spec = work.table.spec
-    if dtype == spec.dtype_code:
+def _encoded(rows: Rows, dtype: int, wanted: int, spec: TableSpec, outcome: _Outcome) -> Rows:
+    """Rows of one dtype in another, or as they are."""
+    if dtype == wanted:
         return rows
-    encoded, saturated = encode_rows(decode_rows(rows, dtype, spec.dim), spec.dtype_code)
+    encoded, saturated = encode_rows(decode_rows(rows, dtype, spec.dim), wanted)
     outcome.saturated += saturated
     return encoded
 
 
-def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], outcome: _Outcome) -> _Written:
-    """Deltas f32 [n, dim] added to the rows of ids u64 [n], in order; those that are damaged stay so."""
+def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], outcome: _Outcome) -> tuple[Ids, Rows]:
+    """Deltas f32 [n, dim] added to the rows of ids u64 [n], in order: the rows as they lie on disk, f32.
+
+    Rows that are damaged stay so.
+    """
     spec = work.table.spec
     own, places = np.unique(ids, return_inverse=True)
-    rows, state = store.read(work.version, spec.row_bytes, own)
-    sums = decode_rows(rows, spec.dtype_code, spec.dim)
+    rows, state = store.read(work.version, spec.cold_row_bytes, own)
+    sums = rows.view(np.float32)
     absent = state == ABSENT
     if absent.any():
         sums[absent] = default_values(spec, own[absent])
@@ -278,10 +284,9 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
     beyond = ~np.isfinite(sums)
     if beyond.any():  # finite rows and finite deltas: only a sum beyond the range of f32
         outcome.saturated += int(np.count_nonzero(beyond))
-        sums = np.clip(np.nan_to_num(sums, nan=0.0), -_LARGEST, _LARGEST)
+        np.clip(np.nan_to_num(sums, copy=False, nan=0.0), -_LARGEST, _LARGEST, out=sums)
     sound = state != DAMAGED
     if not sound.all():
         outcome.damaged += int(np.count_nonzero(~sound))
-        own, sums = own[sound], sums[sound]
-    encoded, _ = encode_rows(sums, spec.dtype_code)
-    return _Written(work.version, own, encoded)
+        own, rows = own[sound], rows[sound]
+    return own, rows

@@ -41,7 +41,7 @@ class Table:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one encoded row."""
+        """Bytes of one encoded row, as it is in memory."""
         return self.spec.row_bytes
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import asyncio
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.spec import TableSpec
+
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.uint8]
 Places = NDArray[np.intp]
@@ -20,17 +22,18 @@ _NOWHERE = np.empty(0, np.intp)
 class Batch:
     """Ids u64 [n] of one version that one store read fetches, in the order in which they were asked for.
 
-    `began` is the applied position when the read began. `landed` is done when `rows` u8 [n, row_bytes] and `state`
+    `spec` is the table's: rows on disk may be wider, see TableSpec.cold_dtype. `began` is the applied position when the
+    read began. `landed` is done when `rows` u8 [n, row_bytes] and `state`
     u8 [n] are there, or `error`.
     """
 
-    def __init__(self, version: int, row_bytes: int, ids: Ids, began: int) -> None:
+    def __init__(self, version: int, spec: TableSpec, ids: Ids, began: int) -> None:
         self.version = version
-        self.row_bytes = row_bytes
+        self.spec = spec
         self.ids = ids
         self.began = began
         self.landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.rows: Rows = np.empty((0, row_bytes), np.uint8)
+        self.rows: Rows = np.empty((0, spec.row_bytes), np.uint8)
         self.state: Rows = np.empty(0, np.uint8)
         self.error: Exception | None = None
         self.overtaken: NDArray[np.bool_] | None = None

@@ -68,14 +68,14 @@ class Imports:
         if len(self._imports) >= MAX_IMPORTS:
             raise Overloaded(f"{MAX_IMPORTS} imports are under way already", {"retry_after_ms": 5000})
         new = await self._tables.plan_version(table, spec)
-        load = await self._threads.bulk(self._store.bulk, new.version.number, new.spec.row_bytes)
+        load = await self._threads.bulk(self._store.bulk, new.version.number, new.spec.cold_row_bytes)
         entry = _Import(new, load)
         self._imports[entry.id] = entry
         return entry.id, new
 
     def row_bytes(self, import_id: str) -> int:
-        """Bytes of an encoded row of this import's table. UnknownTable when there is no such import."""
-        return self._find(import_id).new.spec.row_bytes
+        """Bytes of an encoded row on disk, as this import takes it. UnknownTable when there is no such import."""
+        return self._find(import_id).new.spec.cold_row_bytes
 
     async def add(self, import_id: str, ids: Ids, rows: Rows) -> int:
         """Take ids u64 [n], ascending over all pieces, with rows u8 [n, row_bytes] -> rows of the import so far.

@@ -122,7 +122,7 @@ class Operations:
         return {"import": import_id, "version": new.version.label, "spec": new.spec.to_json()}, ()
 
     async def import_rows(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"import", "n"}, ids u64 [n] then encoded rows u8 [n, row_bytes] -> {"rows": of the import so far}."""
+        """{"import", "n"}, ids u64 [n] then rows u8 [n, row_bytes] as on disk -> {"rows": of the import so far}."""
         import_id, n = text(meta, "import"), integer(meta, "n", U32)
         row_bytes = self._imports.row_bytes(import_id)
         if payload.nbytes != n * (8 + row_bytes):
@@ -143,7 +143,8 @@ class Operations:
         return {}, ()
 
     async def scan(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"version": number, "start", "limit"} -> {"n", "row_bytes", "next": id or null}, ids u64 [n] then rows.
+        """{"version": number, "start", "limit"} -> {"n", "row_bytes", "next": id or null}, ids u64 [n] then rows
+        as they are on disk.
 
         n may be less than the limit, since answers are bounded: go on from `next` until it is null.
         """
@@ -153,11 +154,12 @@ class Operations:
             raise UnknownTable(f"version {number} is gone")
         if limit == 0:
             raise MalformedRequest("the limit of a scan is at least 1")
-        limit = min(limit, max(1, SCAN_BYTES // (8 + table.row_bytes)))
-        ids, rows = await self._threads.bulk(self._store.scan, number, table.row_bytes, start, limit)
+        row_bytes = table.spec.cold_row_bytes
+        limit = min(limit, max(1, SCAN_BYTES // (8 + row_bytes)))
+        ids, rows = await self._threads.bulk(self._store.scan, number, row_bytes, start, limit)
         last = int(ids[-1]) if len(ids) == limit else U64
         following = last + 1 if last < U64 else None
-        return {"n": len(ids), "row_bytes": table.row_bytes, "next": following}, (ids, rows)
+        return {"n": len(ids), "row_bytes": row_bytes, "next": following}, (ids, rows)
 
     async def stats(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{} -> {"tables": [...], "memory": {...}, "owner": {...}}, see stats.py."""

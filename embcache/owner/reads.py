@@ -26,6 +26,8 @@ from typing import Protocol
 import numpy as np
 
 from embcache.errors import Overloaded
+from embcache.host.convert import decode_rows, encode_rows
+from embcache.owner.catalogue import Table
 from embcache.owner.flight import Batch, Ids, Places, Rows
 from embcache.owner.threads import StoreThreads, log
 from embcache_storage.store import ABSENT, FOUND, RowStore, VersionGone
@@ -81,11 +83,11 @@ class Answer:
 class Targets:
     """What reads ask of tables and memory, as it is now.
 
-    `known(version)` is None once the version is gone, `region(version)` is where its rows may be put (None: nowhere
-    for now), `position()` is the applied position.
+    `known(version)` is its table, None once the version is gone, `region(version)` is where its rows may be put (None:
+    nowhere for now), `position()` is the applied position.
     """
 
-    known: Callable[[int], object]
+    known: Callable[[int], Table | None]
     region: Callable[[int], Region | None]
     position: Callable[[], int]
 
@@ -154,7 +156,8 @@ class Reads:
         return shares
 
     def _shares(self, piece: Part, position: int, new: list[_Flight]) -> list[_Share]:
-        if self._known(piece.version) is None or not len(piece.ids):
+        table = self._known(piece.version)
+        if table is None or not len(piece.ids):
             return []
         shares = []
         left = np.arange(len(piece.ids))
@@ -169,7 +172,7 @@ class Reads:
         self.rows_joined += len(piece.ids) - left.size
         if left.size:
             ids = piece.ids[left] if shares else piece.ids
-            batch = Batch(piece.version, piece.row_bytes, ids, began=self._position())
+            batch = Batch(piece.version, table.spec, ids, began=self._position())
             flying.append(batch)
             new.append((batch, self._region(piece.version)))
             shares.append(_Share(batch, left, None))
@@ -218,11 +221,11 @@ class Reads:
         batch = share.batch
         if isinstance(batch.error, VersionGone):
             ids = batch.ids if share.theirs is None else batch.ids[share.theirs]
-            return np.full(len(ids), GONE, np.uint8), np.zeros((len(ids), batch.row_bytes), np.uint8)
+            return np.full(len(ids), GONE, np.uint8), np.zeros((len(ids), batch.spec.row_bytes), np.uint8)
         if batch.error is not None:
             if share.theirs is None:
                 raise batch.error
-            own = Part(batch.version, batch.row_bytes, batch.ids[share.theirs])
+            own = Part(batch.version, batch.spec.row_bytes, batch.ids[share.theirs])
             [shares] = self._board([own], self._position())
             return await self._collect(own, shares)
         if share.theirs is None:
@@ -244,7 +247,10 @@ def _read_each(store: RowStore, job: Sequence[Batch]) -> None:
     for batch in job:
         try:
             ids, places = batch.distinct()
-            rows, state = store.read(batch.version, batch.row_bytes, ids)
+            spec = batch.spec
+            rows, state = store.read(batch.version, spec.cold_row_bytes, ids)
+            if spec.cold_code != spec.dtype_code:
+                rows, _ = encode_rows(decode_rows(rows, spec.cold_code, spec.dim), spec.dtype_code)
             batch.rows, batch.state = (rows, state) if places is None else (rows[places], state[places])
         except Exception as error:
             batch.error = error

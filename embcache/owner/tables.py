@@ -201,7 +201,7 @@ class Tables:
                 _same_spec(spec, table)
                 return None
             number = await self._new_number()
-            await self._threads.change(self._store.create, number, spec.row_bytes)
+            await self._threads.change(self._store.create, number, spec.cold_row_bytes)
             return await self._install(Table(spec, number, Version(number, self._new_label(spec.name))), rows=0)
 
     async def drop(self, name: str) -> int:

@@ -65,9 +65,10 @@ class UpdateCalls:
         changes, told, at = [], [], 0
         for name, op, dtype, n in shapes:
             table = self._tables.named(name)
-            if op == ADD and table.spec.dtype != "f32":
+            if op == ADD and not table.spec.add:
                 raise MalformedRequest(
-                    f"table {name!r} keeps its rows as {table.spec.dtype}, where small sums are lost: `add` needs f32"
+                    f"table {name!r} keeps its rows as {table.spec.dtype} on disk, where small sums are lost: `add` "
+                    "needs dtype f32, or `add = true` in the table's spec"
                 )
             row_bytes = 0 if op == DELETE else row_bytes_of(dtype, table.spec.dim)
             end = at + 8 * n + frames.padded(n * row_bytes)

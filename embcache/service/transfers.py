@@ -108,7 +108,7 @@ async def read_rows(
     service: TheService,
     start: Annotated[int, Query(ge=0, le=2**64 - 1, description="The first id")] = 0,
     limit: Annotated[int, Query(ge=1, le=1 << 20, description="Most rows; there may be fewer")] = 8192,
-    dtype: Annotated[str | None, Query(description="Of the rows; that of the table by default")] = None,
+    dtype: Annotated[str | None, Query(description="Of the rows; that on disk by default")] = None,
     version: Annotated[str | None, Query(description="The live one by default; name it to go on reading")] = None,
 ) -> Response:
     """Rows of a table by ascending id, in msgpack; `next` is where the following page starts, nil at the end."""
@@ -120,11 +120,14 @@ async def read_rows(
 
 def import_id(begun: Import) -> str:
     """What the paths of an import's calls name it by."""
-    return f"{begun.id}-{begun.spec.dtype}-{begun.spec.dim}-{begun.spec.name}"
+    return f"{begun.id}-{begun.spec.cold_dtype}-{begun.spec.dim}-{begun.spec.name}"
 
 
 async def _resumed(service: Service, id: str) -> Import:
-    """The import of a path. What is not one of ours is found out by the owner, or by the rows not fitting."""
+    """The import of a path, as far as its rows go: a table whose dtype is that on disk.
+
+    What is not one of ours is found out by the owner, or by the rows not fitting.
+    """
     match = _IMPORT_ID.fullmatch(id)
     if match is None:
         raise UnknownTable(

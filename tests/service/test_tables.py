@@ -23,7 +23,8 @@ def test_a_table_from_its_creation_to_its_end(service: Running) -> None:
     created = service.ask(put("/v1/tables/shoes", {"dim": 3, "dtype": "bf16"}))
     assert created.status == 201
     told = created.json()
-    assert told["spec"] == {"name": "shoes", "dim": 3, "dtype": "bf16", "default": "zeros", "feature": "shoes"}
+    spec = {"name": "shoes", "dim": 3, "dtype": "bf16", "default": "zeros", "feature": "shoes", "add": False}
+    assert told["spec"] == spec
     assert (told["version"], told["rows"]) == ("1", 0)
     assert told["tiers"]["cold"]["rows"] == 0
     again = service.ask(put("/v1/tables/shoes", {"name": "shoes", "dim": 3, "dtype": "bf16"}))
