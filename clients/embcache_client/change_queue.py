@@ -6,11 +6,12 @@ import dataclasses
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from embcache_client import rowtypes, updates
 from embcache_client.updates import Change
 
-_ID_BYTES = 8
+_ID_BYTES: Final = 8
 
 
 def unit_bytes(dtype: str, dim: int | None) -> int:

@@ -31,7 +31,7 @@ from embcache_client.producer_calls import open_call, position_call, push_call
 from embcache_client.residues import Residues
 from embcache_client.spool import Spool, SpoolFull
 from embcache_client.transport import Transport
-from embcache_client.updates import MAX_MARK_BYTES, Change, ProducerState, encode_update
+from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, Change, ProducerState, encode_update
 
 T = TypeVar("T")
 
@@ -239,7 +239,14 @@ class Trainer:
     def _cut(self, mark: bytes) -> None:
         """Make a batch of what is pending, or of as much as fills one."""
         limits = (sys.maxsize, sys.maxsize) if self._marks else (self._batch_bytes, self._batch_rows)
-        self._append(mark, self._residues.carry(self._pending.take(*limits)))
+        changes = self._pending.take(*limits)
+        if self._marks and self._pending.row_count:
+            self._failure = TrainerFull(
+                f"more than {MAX_CHANGES} changes since mark {self._outbox.mark!r}, each of one table and one op: more "
+                "than one batch takes. Start again from that mark, and mark more often"
+            )
+            raise self._failure
+        self._append(mark, self._residues.carry(changes))
         self._append_all(mark, self._residues.overflow())
         if not self._pending.row_count:
             self._since = None

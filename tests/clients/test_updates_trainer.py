@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from embcache_client import Trainer
+from embcache_client import Trainer, TrainerFull
 from embcache_client.errors import SequenceGap, Timeout
 from tests.clients.peer import Conversation, Peer, answer
 from tests.clients.updatelog import UpdateLog
@@ -171,6 +171,22 @@ def test_what_is_accepted_and_not_durable_survives_the_trainer_in_the_spool(star
         assert again.resumed_mark == b"3"
         again.flush(timeout=20)
     assert values(log) == [1, 2, 3]
+
+
+def test_more_changes_than_a_batch_takes_are_not_sent_in_part_under_a_mark(start: Any) -> None:
+    log = UpdateLog()
+    peer: Peer = start(Scripted(log))
+    trainer = Trainer(peer.url, producer="p", marks=True)
+    push(trainer, 1)
+    trainer.flush(timeout=20)
+    for at in range(257):
+        trainer.add(f"t{at}", IDS, ONES)
+    for call in (lambda: trainer.mark(b"2"), trainer.flush, trainer.close):
+        with pytest.raises(TrainerFull, match=r"more than 256 changes since mark b'1'"):
+            call()
+    assert log.last_seq == 1
+    with Trainer(peer.url, producer="p", marks=True) as again:
+        assert again.resumed_mark == b"1"
 
 
 def test_an_answer_that_is_not_heard(start: Any) -> None:
