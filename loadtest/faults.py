@@ -2,8 +2,9 @@
 
 Each producer has ids of its own, so that the order of its batches alone says what its rows must be, and values are
 whole numbers, so that sums are exact. A batch that was answered is sent again now and then, one that was not until it
-is. What must come out: every row as the producer's own account of it has it, and every answered batch seen by whoever
-asks for its position.
+is. Each begins with its number for one row of the first table and ends with it for one of the second: where they differ
+after a kill, a batch was applied in part. What must come out: every row as the producer's own account of it has it, no
+batch in part, and every answered batch seen by whoever asks for its position.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ IDS_EACH = 2000
 BATCH_IDS = 64
 SENT_AGAIN = 0.3
 READ_BACK = 0.1
+READY_WITHIN_S = 5.0
 _LIVES_S = (0.2, 2.0)
 _PAUSE_S = 0.05
 _LAST_LOOKUP_MS = 60_000
@@ -50,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `wrong_rows` must be 0, and so must `stale_reads` and `counted_anew`."""
+    """What came of it. `wrong_rows` must be 0, and so must `stale_reads`, `counted_anew` and `half_applied`."""
 
     kills: int = 0
     batches: int = 0
@@ -60,12 +62,21 @@ class Outcome:
     wrong_rows: int = 0
     stale_reads: int = 0
     counted_anew: int = 0  # batches sent again that were not told to be duplicates
+    cut_short: int = 0  # batches whose answer a kill took away, looked for once the service was there again
+    half_applied: int = 0  # of those, seen in one table and not in the other
     slowest_start_s: float = 0.0
+    late_starts: int = 0  # that took longer than READY_WITHIN_S
     failures: list[str] = field(default_factory=list)  # of producers that could not go on
 
     @property
     def good(self) -> bool:
-        return not (self.wrong_rows or self.stale_reads or self.counted_anew or self.failures)
+        wrong = self.wrong_rows + self.stale_reads + self.counted_anew + self.half_applied
+        return not (wrong or self.failures)
+
+    def started(self, seconds: float) -> None:
+        """A start after a kill took so long."""
+        self.slowest_start_s = max(self.slowest_start_s, seconds)
+        self.late_starts += seconds > READY_WITHIN_S
 
 
 class Mortal:
@@ -131,10 +142,10 @@ class _Producer(threading.Thread):
         seq = state.last_seq
         while not self.stopping.is_set():
             seq += 1
-            changes = [self._change(table) for table in range(len(TABLES))]
-            body = encode_update(self.name, state.epoch, seq, None, changes)
+            changes = self._changes(seq)
+            body = encode_update(self.name, state.epoch, seq, None, [change for _, change in changes])
             reply = self._push(body)
-            for table, change in enumerate(changes):
+            for table, change in changes:
                 self._account(table, change)
             self.position = reply.position
             self._outcome.batches += 1
@@ -165,16 +176,31 @@ class _Producer(threading.Thread):
         while True:
             try:
                 return self._transport.run(call)
-            except (ConnectFailed, ConnectionLost, Timeout):
+            except ConnectionLost:
+                self._look_for_halves()
+            except (ConnectFailed, Timeout):
                 pass
             except ServiceError as error:
                 if error.http_status != 503:
                     raise
             time.sleep(_PAUSE_S)
 
+    def _look_for_halves(self) -> None:
+        """What was under way when the service died is in both tables or in none, once there is an answer again."""
+        found = self._client.lookup(dict.fromkeys(TABLES, self.ids[-1:]), deadline_ms=_LAST_LOOKUP_MS)
+        first, second = (found[name].rows for name in TABLES)
+        self._outcome.cut_short += 1
+        self._outcome.half_applied += not np.array_equal(first, second)
+
+    def _changes(self, seq: int) -> list[tuple[int, Change]]:
+        """A batch: changes of both tables between its number in the one and its number in the other."""
+        number = np.full((1, DIM), seq, np.float32)
+        numbered = [(table, Change(name, "assign", self.ids[-1:], number)) for table, name in enumerate(TABLES)]
+        return [numbered[0], *((table, self._change(table)) for table in range(len(TABLES))), numbered[1]]
+
     def _change(self, table: int) -> Change:
         op = str(self._random.choice(["add", "assign", "delete"], p=[0.7, 0.2, 0.1]))
-        ids = self._random.choice(self.ids, BATCH_IDS)  # repeats are part of it
+        ids = self._random.choice(self.ids[:-1], BATCH_IDS)  # repeats are part of it
         if op == "delete":
             return Change(TABLES[table], op, ids)
         rows = self._random.integers(-3, 4, (BATCH_IDS, DIM)).astype(np.float32)
@@ -210,7 +236,7 @@ def run(kills: int, producers: int, seed: int) -> Outcome:
             time.sleep(life)
             service.kill()
             outcome.kills += 1
-            outcome.slowest_start_s = max(outcome.slowest_start_s, service.start())
+            outcome.started(service.start())
         for producer in pushing:
             producer.stopping.set()
         with Client(service.url, timeout=60.0) as client:
@@ -239,5 +265,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
             shown = f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
             table.add_row(figure.name.replace("_", " "), shown)
     console.print(table)
+    within = f"within {READY_WITHIN_S:g} s"
+    late = f"{outcome.late_starts} of {outcome.kills} starts were not ready {within}."
+    console.print(late if outcome.late_starts else f"Every start was ready {within}.", highlight=False)
     for failure in outcome.failures:
         console.print(failure, style="red", markup=False, highlight=False)
