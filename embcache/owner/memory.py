@@ -22,6 +22,7 @@ from embcache.owner.shares import Want, moves, shares
 from embcache.owner.threads import log
 
 SLICE_BYTES = 2 << 20
+FULL = 0.9  # of the places of a region: what is asked for next finds others in its way
 breathe = partial(asyncio.sleep, 0)  # between two slices the loop does what else there is
 
 
@@ -59,6 +60,19 @@ class Memory:
         self._make(version, row_bytes, shares(wants, self._capacity)[version])
         self._wants[version] = wants[version]
         if replaced is None:  # else when that one goes: until then there is one region too many
+            self._changed.set()
+
+    def expect(self, version: int, rows: int) -> None:
+        """A version has about `rows` rows now. Where its region is full of fewer it is to grow, up to twofold at once.
+
+        So one that updates fill grows with what is asked of it, and an estimate that is too high costs little.
+        """
+        held, want = self.tables.get(version), self._wants.get(version)
+        if held is None or want is None or not FULL * held.table.region.slots <= len(held.table) < rows:
+            return
+        grown = Want.of(held.table.region.row_bytes, min(rows, 2 * len(held.table)))
+        if grown.most > want.most:
+            self._wants[version] = grown
             self._changed.set()
 
     def remove(self, version: int) -> None:

@@ -59,7 +59,7 @@ class Owner:
         await parts.tables.load(self._lineage)
         await parts.intake.start()
         await parts.tables.open(declared)
-        watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch())
+        watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch(), parts.tables.watch())
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
 

@@ -24,7 +24,8 @@ class Stats:
     async def collect(self) -> dict[str, Any]:
         """{"tables": [{"table", "label", "number", "live", "rows", "cold_bytes", "warm_...": ...}], "memory", "owner"}.
 
-        `rows` and `cold_bytes` are on disk, `warm_rows` and `warm_bytes` in the arena; `memory` is bytes by use.
+        `rows` and `cold_bytes` are on disk, `warm_rows` and `warm_bytes` in the arena; `memory` is bytes by use;
+        `updates` is positions, what waits, and counts since the owner started.
         """
         tables = []
         for table, version in self._parts.tables.versions():
@@ -36,7 +37,7 @@ class Stats:
             **await self._parts.threads.bulk(self._parts.store.memory),
             **_named("arena", self._parts.memory.totals()),
         }
-        return {"tables": tables, "memory": memory, "owner": self._owner()}
+        return {"tables": tables, "memory": memory, "owner": self._owner(), "updates": self._updates()}
 
     async def _table(self, table: Table, version: Version) -> dict[str, Any]:
         cold_bytes = await self._parts.threads.bulk(self._parts.store.disk_bytes, version.number)
@@ -48,6 +49,21 @@ class Stats:
             "rows": self._parts.tables.rows(version.number),
             "cold_bytes": cold_bytes,
             **_named("warm", self._parts.memory.stats(version.number)),
+        }
+
+    def _updates(self) -> dict[str, Any]:
+        intake = self._parts.intake
+        return {
+            "accepted": intake.committer.accepted,
+            "durable": intake.committer.durable,
+            "applied": intake.applier.applied,
+            "lag_s": intake.oldest_wait_s,
+            "waiting_bytes": intake.applier.waiting_bytes,
+            "log_bytes": self._parts.store.log.nbytes,
+            "producers": len(intake.producers.accepted),
+            "rows_applied": intake.applier.rows_applied,
+            "rows_damaged": intake.applier.rows_damaged,
+            "values_saturated": intake.applier.values_saturated,
         }
 
     def _owner(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ is made good when the log is taken up; a change whose new version is not in the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,8 +29,9 @@ from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
-from embcache_storage.store import RowStore
+from embcache_storage.store import RowStore, VersionGone
 
+_COUNT_EVERY_S = 1.0
 _NUMBERS_AT_ONCE = 64  # taken by one catalogue write, so that not every import begins with one
 
 
@@ -106,7 +108,7 @@ class Tables:
         return list(self._catalogue.versions())
 
     def rows(self, number: int) -> int:
-        """How many rows a version had when it was imported or opened."""
+        """How many rows a version has: exactly after an import, about so many once updates came."""
         return self._rows.get(number, 0)
 
     def message(self) -> dict[str, Any]:
@@ -161,6 +163,15 @@ class Tables:
         self._memory.fill({v.number: (t.row_bytes, self._rows[v.number]) for t, v in self._catalogue.versions()})
         self._has_regions = True
         self._publish()
+
+    async def watch(self) -> None:
+        """Counts rows every now and then, since updates change them, for as long as it runs."""
+        while True:
+            await asyncio.sleep(_COUNT_EVERY_S)
+            for number, rows in (await self._threads.bulk(_count, self._store, list(self._rows))).items():
+                if number in self._rows:
+                    self._rows[number] = rows
+                    self._memory.expect(number, rows)
 
     async def close(self) -> None:
         """Leave word that all that was answered is durable, which it must be."""
@@ -314,6 +325,15 @@ class Tables:
         table = self._catalogue.tables.get(name)
         self._labels[name] = 1 + max(self._labels.get(name, 0), int(table.version.label) if table else 0)
         return str(self._labels[name])
+
+
+def _count(store: RowStore, numbers: Iterable[int]) -> dict[int, int]:
+    """In a thread: the rows of each version that is there."""
+    counts = {}
+    for number in numbers:
+        with contextlib.suppress(VersionGone):
+            counts[number] = store.count(number)
+    return counts
 
 
 def _unknown(name: str) -> UnknownTable:

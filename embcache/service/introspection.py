@@ -74,8 +74,24 @@ def _gauges(service: Service, stats: dict[str, Any]) -> Iterator[Gauge]:
         yield from _table_gauges(stats["tables"])
         memory = [((use,), count) for use, count in stats["memory"].items()]
         yield Gauge("owner_memory_bytes", "Memory of the owner by use; the arena is shared", ("use",), memory)
+        yield from _update_gauges(stats["updates"])
         yield Gauge("cold_rows_read", "Rows read from the cold tier", (), [((), stats["owner"]["rows_read"])])
     yield Gauge("resident_bytes", "Memory that a process holds, shared pages included", ("process",), resident)
+
+
+def _update_gauges(updates: dict[str, Any]) -> Iterator[Gauge]:
+    positions = [((kind,), updates[kind]) for kind in ("accepted", "durable", "applied")]
+    yield Gauge("position", "Positions of updates and changes of tables", ("of",), positions)
+    for name, what, key in (
+        ("update_lag_seconds", "How long the oldest update that is not applied has waited", "lag_s"),
+        ("update_waiting_bytes", "Updates that are accepted and not applied", "waiting_bytes"),
+        ("update_log_bytes", "The update log on disk", "log_bytes"),
+        ("update_rows", "Rows that updates changed since the owner started", "rows_applied"),
+        ("update_saturated_values", "Values of them beyond the dtype's range", "values_saturated"),
+        ("update_damaged_rows", "Adds to rows that cannot be read, which stay so", "rows_damaged"),
+        ("producers", "Producers that are known", "producers"),
+    ):
+        yield Gauge(name, what, (), [((), updates[key])])
 
 
 def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from embcache.host.segment import WARM
 from embcache.host.sweep import SAMPLE
 from embcache.host.tables import least_bytes
 from embcache.local.link import Link
-from embcache.owner import memory
+from embcache.owner import memory, tables
 from embcache.owner.shares import FILLED, Want, moves, shares
 from embcache.spec import TableSpec
+from embcache_client.updates import ASSIGN
 from tests.host.reader import Reader
 from tests.owner.stores import WatchedStore
 from tests.owner.support import CAPACITY, ITEM, WAIT, Live, OwnerThread, catalogue, fill, read, rows_of, some_ids
+from tests.owner.test_updates import Pusher
 
 WIDE = TableSpec(name="wide", dim=64)
 OTHER = TableSpec(name="other", dim=64)
@@ -140,6 +143,31 @@ def test_a_new_version_gets_its_share_and_rows_in_memory_stay(tmp_path: Path, st
         state, rows = read(link, wide, MANY)
         assert (state == 1).all()
         assert rows.tobytes() == rows_of(MANY, 256).tobytes()
+
+
+def test_a_region_that_updates_fill_grows_with_what_is_asked_of_it(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_COUNT_EVERY_S", 0.01)
+    few = MANY[: len(MANY) // 2]
+    values = rows_of(few, 256).view(np.float32)
+    values[~np.isfinite(values)] = 0.0
+    with OwnerThread(store, tmp_path, [WIDE]) as owner:
+        link = owner.link()
+        wide = catalogue(link)["wide"]
+        Pusher(owner).push(("wide", ASSIGN, few, values))
+        at_first = sizes(owner)[wide.number]
+        assert at_first < few.size * 256 / 4
+        assert owner.when(lambda: owner.owner.parts.tables.rows(wide.number) >= few.size)
+        assert sizes(owner)[wide.number] == at_first, "not before somebody asks for the rows"
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            read(link, wide, few)
+            found, status = owner.warm(wide.number, few)
+            if (status == WARM).mean() > 0.9:
+                break
+        assert (status == WARM).mean() > 0.9
+        np.testing.assert_array_equal(found[status == WARM], values.view(np.uint8)[status == WARM])
 
 
 @pytest.fixture

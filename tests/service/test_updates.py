@@ -15,7 +15,7 @@ import pytest
 from embcache_client.rowtypes import from_q8, to_q8
 from embcache_client.wire import Query, decode_lookup_reply, encode_lookup
 from tests.service.running import Running
-from tests.service.wires import post
+from tests.service.wires import get, post
 
 IDS = np.arange(1, 9, dtype=np.uint64)
 ROWS = np.arange(96, dtype=np.float32).reshape(8, 12)
@@ -128,7 +128,7 @@ def test_errors_have_their_codes_and_nothing_of_the_batch_is_applied(service: Ru
         (good | {"changes": [change(table), change(table, rows=bad)]}, 400, "invalid_rows", "of id 6"),
         (good | {"changes": [change(table, "delete", dtype="f32")]}, 400, "malformed_request", "a delete has no rows"),
         (good | {"changes": [change(table, rows=ROWS[:, :3], dtype="q8")]}, 400, "dimension_mismatch", "changes[0]"),
-        (good | {"changes": [change("coded", "add")]}, 400, "malformed_request", "`add` needs f32"),
+        (good | {"changes": [change("coded", "add")]}, 400, "malformed_request", "`add` needs dtype f32"),
     ]
     for body, http, code, words in wrong:
         status, reply = call(service, "/v1/updates", body)
@@ -168,3 +168,26 @@ def test_updates_survive_a_restart_of_the_owner(service: Running, table: str) ->
     assert again[1]["position"] == pushed["position"]
     reply = looked_up(service, table, min_position=pushed["position"])
     np.testing.assert_array_equal(reply.results[0].rows, ROWS)
+
+
+def test_metrics_say_how_far_updates_are(service: Running, table: str) -> None:
+    def told() -> dict[str, float]:
+        lines = service.ask(get("/metrics")).body.decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    state, before = opened(service, "measured"), told()
+    with service.client() as client:
+        client.create_table({"name": f"{table}_f16", "dim": 12, "dtype": "f16"})
+        batch = {"producer": "measured", "epoch": state["epoch"], "seq": state["last_seq"] + 1, "ack": "applied"}
+        batch["changes"] = [change(table), change(f"{table}_f16", rows=np.float32(1e6) * ROWS)]
+        status, reply = call(service, "/v1/updates", batch)
+        assert status == 200
+        after = told()
+        client.drop_table(f"{table}_f16")
+    for kind in ("accepted", "durable", "applied"):
+        assert after[f'embcache_position{{of="{kind}"}}'] == reply["position"]
+    assert after["embcache_update_rows"] - before["embcache_update_rows"] == 16
+    assert after["embcache_update_saturated_values"] - before["embcache_update_saturated_values"] == 95
+    assert after["embcache_update_log_bytes"] > before["embcache_update_log_bytes"]
+    assert after["embcache_update_lag_seconds"] == after["embcache_update_waiting_bytes"] == 0
+    assert after["embcache_producers"] >= 1
