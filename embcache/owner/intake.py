@@ -29,6 +29,7 @@ from embcache_storage.store import RowStore, StoreError
 _READ_BYTES = 16 << 20  # of the log at once, when it is taken up
 _TRIM_EVERY_S = 5.0
 _FORGET_EVERY_S = 3600.0
+_CLOSED_S = 5.0  # who pushes waits so long for a change of tables
 
 
 class Intake:
@@ -100,16 +101,14 @@ class Intake:
 
     async def push(self, make: Callable[[], Batch]) -> Receipt:
         """Accept a batch, see `Committer.push`. `make` resolves its tables in the step in which it is judged."""
-        while not self._open.is_set():
-            await self._open.wait()
+        await self._until_open()
         if self.applier.waiting_bytes > self._bounds.waiting_bytes:
             raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
         return await self.committer.push(make())
 
     async def open(self, name: str) -> Producer:
         """Open a producer, see `Committer.open`."""
-        while not self._open.is_set():
-            await self._open.wait()
+        await self._until_open()
         return await self.committer.open(name)
 
     async def wait_applied(self, position: int, timeout_s: float) -> None:
@@ -145,6 +144,15 @@ class Intake:
         position = await self.committer.order(change)
         await self.applier.wait(position)
         return position
+
+    async def _until_open(self) -> None:
+        """Overloaded where a change of tables takes long, as it does while the disk is full."""
+        try:
+            async with asyncio.timeout(_CLOSED_S):
+                while not self._open.is_set():
+                    await self._open.wait()
+        except TimeoutError:
+            raise Overloaded("tables are being changed, which takes long", {"retry_after_ms": 1000}) from None
 
     async def _take_up(self, position: int) -> None:
         """Apply what a crash left in the log."""

@@ -168,10 +168,10 @@ class Tables:
         """Counts rows every now and then, since updates change them, for as long as it runs."""
         while True:
             await asyncio.sleep(_COUNT_EVERY_S)
-            for number, rows in (await self._threads.bulk(_count, self._store, list(self._rows))).items():
-                if number in self._rows:
-                    self._rows[number] = rows
-                    self._memory.expect(number, rows)
+            counts = await self._threads.bulk(_count, self._store, list(self._rows))
+            for number in counts.keys() & self._rows.keys():
+                self._rows[number] = counts[number]
+                self._memory.expect(number, counts[number])
 
     async def close(self) -> None:
         """Leave word that all that was answered is durable, which it must be."""

@@ -21,12 +21,13 @@ from embcache.errors import (
     DimensionMismatch,
     Fenced,
     MalformedRequest,
+    Overloaded,
     SequenceGap,
     StorageFull,
     UnknownTable,
 )
 from embcache.host.segment import WARM
-from embcache.owner import applier
+from embcache.owner import applier, intake
 from embcache.owner.committer import Receipt
 from embcache.owner.entries import from_payload, to_payload
 from embcache.owner.updates import Batch, RowsChange, digest_of
@@ -266,6 +267,32 @@ def test_a_table_change_waits_for_the_updates_before_it_and_those_after_it_wait_
     np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:2], 14))
 
 
+def test_who_pushes_does_not_wait_for_ever_for_a_change_of_tables(
+    owner: OwnerThread, store: WatchedStore, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_CLOSED_S", 0.01)
+    monkeypatch.setattr(applier, "_RETRY_S", 0.001)
+    store.commit_errors = Endless(StoreFull("no space left"))
+    created = owner.link().call("create", {"spec": {"name": "late", "dim": 1}})
+    assert owner.when(lambda: not owner.owner.parts.intake.accepts)
+    with pytest.raises(Overloaded, match="tables are being changed"):
+        pusher.send(pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2])))).result(WAIT)
+    store.commit_errors = []
+    assert created.result(WAIT).meta["created"]
+    pusher.seq -= 1
+    pusher.push(("item", ADD, IDS[:2], floats(IDS[:2])))
+
+
+class Endless(list[Exception]):
+    """Errors that do not run out."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__([error])
+
+    def pop(self, *_: Any) -> Exception:
+        return self[0]
+
+
 def test_what_was_accepted_and_not_applied_is_applied_at_the_next_start(tmp_path: Path) -> None:
     """An owner that died between the acknowledgement and the rows."""
     folder = tmp_path / "rocksdb"
@@ -348,7 +375,7 @@ def test_a_link_pushes_opens_and_asks(owner: OwnerThread, pusher: Pusher) -> Non
             r"2 rows of table 'item' \(dim 4\)",
         ),
         (["item", ADD, 0, 1], bytes(300), MalformedRequest, "mark: 300 bytes"),
-        (["half", ADD, 0, 1], b"", MalformedRequest, "`add` needs f32"),
+        (["half", ADD, 0, 1], b"", MalformedRequest, "`add` needs dtype f32"),
     ],
 )
 def test_a_push_that_cannot_be_is_refused_and_takes_no_number(
