@@ -110,6 +110,12 @@ class HostTable:
         self._check_rows(ids, rows)
         writer.replace_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._counters)
 
+    def read(self, ids: Ids) -> tuple[Rows, NDArray[np.bool_]]:
+        """Rows u8 [n, row_bytes] as they are here, and which of the ids are; no use is noted. For the writer alone."""
+        rows, found = np.empty((ids.size, self.row_bytes), np.uint8), np.empty(ids.size, np.bool_)
+        writer.read_rows(self._place, ids, address_of(rows), self.row_bytes, found)
+        return rows, found
+
     def delete(self, ids: Ids) -> None:
         """Take rows out of memory; ids that are not there are passed over."""
         writer.delete_rows(self._place, ids, self._use, self._counters)

@@ -43,6 +43,7 @@ def warm_writer() -> None:
     assert held is not None
     held.table.insert(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
     held.table.replace(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
+    held.table.read(_IDS)
     held.table.mark_absent(_IDS)
     held.table.count_use(np.zeros(1, np.int64))
     held.table.delete(_IDS)

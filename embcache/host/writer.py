@@ -316,6 +316,18 @@ def replace_rows(region, ids, rows, row_stride, use, counters):
 
 
 @kernel
+def read_rows(region, ids, rows, row_stride, found):
+    """Copy the rows of ids u64 [n] that are here to an address, and say which are: found, bool [n]. For the writer."""
+    for i in range(ids.shape[0]):
+        if i + AHEAD < ids.shape[0]:
+            prefetch(_head(region, set_of(hash_id(ids[i + AHEAD]), FIRST, region[1])))
+        index, way = _locate(region, ids[i])
+        found[i] = way < WAYS
+        if found[i]:
+            copy_bytes(rows + i * row_stride, _row(region, index, way), region[4])
+
+
+@kernel
 def delete_rows(region, ids, use, counters):
     """Take rows out; ids u64 [n] that are not there are passed over."""
     for i in range(ids.shape[0]):

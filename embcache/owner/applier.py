@@ -33,7 +33,7 @@ from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
 from embcache_client.updates import ADD, ASSIGN, DELETE
-from embcache_storage.store import ABSENT, DAMAGED, Change, RowStore, StoreError
+from embcache_storage.store import ABSENT, DAMAGED, FOUND, Change, RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
 PIECE_ROWS = 2048
@@ -60,15 +60,19 @@ class Cursor(NamedTuple):
         return cls() if data is None else cls(*msgpack.unpackb(data))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Work:
-    """What a piece does to one version: one op on ids u64 [n], rows in forms of their own, in order."""
+    """What a piece does to one version: one op on ids u64 [n], rows in forms of their own, in order.
+
+    `held`: for `add`, the rows of the ids that memory has, and which those are, where they are as on disk.
+    """
 
     table: Table
     version: int
     op: str
     ids: list[Ids] = field(default_factory=list)
     rows: list[tuple[int, Rows]] = field(default_factory=list)
+    held: tuple[Rows, NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,14 @@ class _Written(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Tiers:
     """Whom the applier tells: `replace(version, ids, rows)` for the arena, `overtaken(version, ids)` for reads under
-    way, `publish(position)` for all readers. `find(version)` is None for one that is gone. `change(change, meta)` makes
-    a change of tables and keeps meta values beside it; it raises StoreErrors before anything has changed.
+    way, `publish(position)` for all readers. `read(version, ids)` is what the arena has. `find(version)` is None for
+    one that is gone. `change(change, meta)` makes a change of tables and keeps meta values beside it; it raises
+    StoreErrors before anything has changed.
     """
 
     find: Callable[[int], Table | None]
     change: Callable[[TableChange, Mapping[str, bytes]], Awaitable[None]]
+    read: Callable[[int, Ids], tuple[Rows, NDArray[np.bool_]] | None]
     replace: Callable[[int, Ids, Rows | None], None]
     overtaken: Callable[[int, Ids], None]
     publish: Callable[[int], None]
@@ -184,6 +190,8 @@ class Applier:
         for name, state in states(piece.done).items():
             meta[META + name] = state.to_bytes()
         work = list(piece.work.values())
+        for each in work:
+            each.held = self._held(each)
         written, outcome = await _until_written(lambda: self._threads.apply(_write, self._store, work, meta))
         for version, ids, _, rows in written:
             self._tiers.replace(version, ids, rows)
@@ -192,6 +200,13 @@ class Applier:
         self.rows_damaged += outcome.damaged
         self.values_saturated += outcome.saturated
         self._go_on(piece.cursor, piece.done)
+
+    def _held(self, work: _Work) -> tuple[Rows, NDArray[np.bool_]] | None:
+        """Rows that are added to are mostly in memory, and need not be read from disk where the form is the same."""
+        spec = work.table.spec
+        if work.op != ADD or spec.dtype_code != spec.cold_code:
+            return None
+        return self._tiers.read(work.version, np.concatenate(work.ids))
 
     async def _change(self, accepted: Accepted, change: TableChange) -> None:
         cursor = Cursor(accepted.position)
@@ -274,8 +289,8 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
     Rows that are damaged stay so.
     """
     spec = work.table.spec
-    own, places = np.unique(ids, return_inverse=True)
-    rows, state = store.read(work.version, spec.cold_row_bytes, own)
+    own, first, places = np.unique(ids, return_index=True, return_inverse=True)
+    rows, state = _read(store, work, own, first)
     sums = rows.view(np.float32)
     absent = state == ABSENT
     if absent.any():
@@ -290,3 +305,16 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
         outcome.damaged += int(np.count_nonzero(~sound))
         own, rows = own[sound], rows[sound]
     return own, rows
+
+
+def _read(store: RowStore, work: _Work, own: Ids, first: NDArray[np.intp]) -> tuple[Rows, Rows]:
+    """Rows as on disk, and their state, of distinct ids, of which `first` says where they stand in the work's."""
+    row_bytes = work.table.spec.cold_row_bytes
+    if work.held is None:
+        return store.read(work.version, row_bytes, own)
+    held, found = work.held
+    rows, there = held[first], found[first]
+    state = np.full(len(own), FOUND, np.uint8)
+    if not there.all():
+        rows[~there], state[~there] = store.read(work.version, row_bytes, own[~there])
+    return rows, state

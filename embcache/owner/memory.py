@@ -107,6 +107,14 @@ class Memory:
             elif table is not None and rows is not None:
                 table.replace(ids, rows)
 
+    def read(self, version: int, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+        """Rows u8 [n, row_bytes] of ids that a version has in the arena, and which those are; None without a region.
+
+        While a region is moved, the old one still has them all, up to date.
+        """
+        held = self.tables.get(version)
+        return None if held is None else held.table.read(ids)
+
     def count_use(self, entries: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
         """Note the slots [n] that a reader hit, each in the region of its directory entry [n]; trust neither."""
         for entry in np.unique(entries).tolist():

@@ -43,7 +43,7 @@ class Owner:
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
         tables = Tables(store, threads, memory, arena.publish_generation, lambda: self.parts.intake)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
-        tiers = Tiers(tables.find, tables.apply, memory.replace, reads.overtaken, arena.publish_position)
+        tiers = Tiers(tables.find, tables.apply, memory.read, memory.replace, reads.overtaken, arena.publish_position)
         intake = Intake(store, threads, tiers, settings.updates, self.stuck.set)
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
         self._lineage = Lineage.here(store.identity, settings.updates.durability == "interval")

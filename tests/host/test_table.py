@@ -205,6 +205,19 @@ def test_resizing_keeps_rows_and_their_use() -> None:
     now.table.check()
 
 
+def test_the_writer_reads_what_readers_find() -> None:
+    tables = HostTables(Arena.create(1 << 22))
+    held = tables.add(1, 24, 1 << 16)
+    ids = np.random.default_rng(5).integers(0, 2**64, 2 * held.table.region.slots, dtype=np.uint64)
+    held.table.insert(ids, rows_of(ids, 24))
+    asked = np.concatenate([ids[::-3], ids[:7] + np.uint64(1), EDGE_IDS])
+    rows, found = held.table.read(asked)
+    expected, _, left = Reader(tables.arena).lookup(held, asked)
+    assert 0.2 < found.mean() < 0.9
+    np.testing.assert_array_equal(np.flatnonzero(~found), left)
+    np.testing.assert_array_equal(rows[found], expected[found])
+
+
 def test_a_failed_resize_leaves_the_old_region() -> None:
     tables = HostTables(Arena.create(1 << 24))
     held = tables.add(1, 64, 1 << 16)

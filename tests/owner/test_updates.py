@@ -216,6 +216,25 @@ def test_a_read_that_an_update_overtakes_leaves_nothing_in_memory(
     np.testing.assert_array_equal(found, np.concatenate([floats(old, 9), floats(absent, 9)]))
 
 
+def test_adds_to_rows_in_memory_on_disk_and_nowhere_are_the_same(
+    owner: OwnerThread, store: WatchedStore, pusher: Pusher
+) -> None:
+    live = catalogue(owner.link())["item"]
+    expected = np.concatenate([floats(IDS[:40]), np.zeros((20, 4), np.float32)])
+    values_of(owner, IDS[:20])
+    assert (owner.warm(live.number, IDS[:20])[1] == WARM).all()
+    store.asked.clear()
+    for turn in range(3):
+        repeated = np.concatenate([IDS, IDS[10:50]])
+        deltas = floats(repeated, turn)
+        pusher.push(("item", ADD, repeated, deltas))
+        np.add.at(expected, np.concatenate([np.arange(60), np.arange(10, 50)]), deltas)
+        np.testing.assert_array_equal(owner.warm(live.number, IDS[:20])[0].view(np.float32), expected[:20])
+    assert store.asked == [IDS[20:].tolist()] * 3, "the disk is not asked for what is in memory"
+    np.testing.assert_array_equal(values_of(owner, IDS)[1], expected)
+    np.testing.assert_array_equal(store.read(live.number, 16, IDS)[0].view(np.float32), expected)
+
+
 def test_a_full_disk_gives_sequence_and_position_back(
     owner: OwnerThread, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
