@@ -225,10 +225,10 @@ def test_adds_to_rows_in_memory_on_disk_and_nowhere_are_the_same(
     assert (owner.warm(live.number, IDS[:20])[1] == WARM).all()
     store.asked.clear()
     for turn in range(3):
-        repeated = np.concatenate([IDS, IDS[10:50]])
-        deltas = floats(repeated, turn)
-        pusher.push(("item", ADD, repeated, deltas))
-        np.add.at(expected, np.concatenate([np.arange(60), np.arange(10, 50)]), deltas)
+        places = np.random.default_rng(turn).permutation(np.concatenate([np.arange(60), np.arange(10, 50)]))
+        deltas = floats(IDS[places], turn)
+        pusher.push(("item", ADD, IDS[places], deltas))
+        np.add.at(expected, places, deltas)
         np.testing.assert_array_equal(owner.warm(live.number, IDS[:20])[0].view(np.float32), expected[:20])
     assert store.asked == [IDS[20:].tolist()] * 3, "the disk is not asked for what is in memory"
     np.testing.assert_array_equal(values_of(owner, IDS)[1], expected)
