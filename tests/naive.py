@@ -60,17 +60,18 @@ def default_row(identifier: int, dim: int, default: Any) -> Row:
 
 
 class NaiveTable:
-    """One table: its rows as they are at rest."""
+    """One table: its rows as they are on disk, which is f32 where the table takes `add`, else its own dtype."""
 
-    def __init__(self, dim: int, dtype: str = "f32", default: Any = "zeros") -> None:
+    def __init__(self, dim: int, dtype: str = "f32", default: Any = "zeros", add: bool = False) -> None:
         self.dim = dim
         self.dtype = dtype
         self.default = default
+        self.cold = "f32" if add else dtype
         self.rows: dict[int, Row] = {}
 
     def load(self, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
         """Replace all rows, as an import does."""
-        at_rest = rounded(np.asarray(rows, np.float32), self.dtype)
+        at_rest = rounded(np.asarray(rows, np.float32), self.cold)
         self.rows = dict(zip(map(int, ids), at_rest, strict=True))
 
     def change(self, op: str, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
@@ -80,15 +81,20 @@ class NaiveTable:
                 self.rows.pop(identifier, None)
             else:
                 new = row if op == "assign" else self.at_rest(identifier) + row
-                self.rows[identifier] = rounded(new[None, :], self.dtype)[0]
+                self.rows[identifier] = rounded(new[None, :], self.cold)[0]
 
     def at_rest(self, identifier: int) -> Row:
-        """A row, or the default row, in the table's dtype."""
+        """A row, or the default row, as it is on disk."""
         found = self.rows.get(identifier)
         if found is not None:
             return found
-        default: Row = rounded(default_row(identifier, self.dim, self.default)[None, :], self.dtype)[0]
+        default: Row = rounded(default_row(identifier, self.dim, self.default)[None, :], self.cold)[0]
         return default
+
+    def served(self, identifier: int) -> Row:
+        """A row, or the default row, in the table's dtype."""
+        row = self.at_rest(identifier)
+        return row if self.cold == self.dtype else rounded(row[None, :], self.dtype)[0]
 
 
 @dataclass
@@ -126,9 +132,9 @@ class Naive:
         """(rows f32 [n, dim] as they come off the wire, whether each id has a row)."""
         owner = self.tables[table]
         listed = [int(identifier) for identifier in ids]
-        rows = np.array([owner.at_rest(identifier) for identifier in listed], np.float32)
+        rows = np.array([owner.served(identifier) for identifier in listed], np.float32).reshape(-1, owner.dim)
         found = [identifier in owner.rows for identifier in listed]
-        return rounded(rows.reshape(len(listed), owner.dim), dtype), found
+        return rows if dtype == owner.dtype else rounded(rows, dtype), found
 
     def lookup_bags(
         self, table: str, bags: Iterable[Iterable[int]], options: Mapping[str, Any], dtype: str = "f32"
@@ -142,7 +148,7 @@ class Naive:
             for identifier in bag:
                 weight = np.float32(next(weights, 1.0))
                 if int(identifier) in owner.rows:
-                    total = total + owner.rows[int(identifier)] * weight
+                    total = total + owner.served(int(identifier)) * weight
                     count += 1
             if options["pooling"] == "mean" and count:
                 total = total / np.float32(count)

@@ -1,27 +1,51 @@
-"""A random player of lookups, imports, drops, evictions and reopenings, against the oracle."""
+"""A random player of lookups, updates, imports, drops, evictions, crashes and reopenings, against the oracle."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from embcache import EmbeddingCache
+from embcache import EmbeddingCache, updatecalls
 from embcache.config import Settings
+from embcache.errors import Conflict, EmbcacheError, Fenced, NotReady, SequenceGap, UnknownTable
+from embcache.pending import Pending
+from embcache.updatecalls import Change, Pushed
 from embcache_client.results import COLD, MISSING, WARM
-from tests.naive import Naive, NaiveTable
+from tests.naive import Naive, NaiveProducer, NaiveTable, rounded
 
 NAMES = ["a", "b", "c"]
 DTYPES = ["f32", "f16", "bf16", "q8"]
 DEFAULTS: list[Any] = ["zeros", {"uniform": 0.5}]
 WORLD = np.unique(np.random.default_rng(7).integers(0, 2**64, 900, dtype=np.uint64))  # far more than are kept warm
+PRODUCERS = ["trainer-0", "trainer-1"]
+WIRE: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+WAIT = 20.0
 seeds = st.integers(0, 2**32 - 1)
+producers = st.sampled_from(PRODUCERS)
+
+
+@dataclass
+class Sent:
+    """A batch, and what the oracle is told of it."""
+
+    producer: str
+    epoch: int
+    seq: int
+    mark: bytes
+    changes: list[Change]
+    told: list[tuple[str, str, list[int], Any]]
+    tables: dict[str, tuple[int, str]]  # dim, and dtype on disk, of those that it names
 
 
 class Hierarchy(RuleBasedStateMachine):
@@ -35,17 +59,44 @@ class Hierarchy(RuleBasedStateMachine):
         self.settings = Settings.load(config)
         self.cache = EmbeddingCache.open(self.settings)
         self.naive = Naive()
-        self.reopenings = 0  # bounded, since each takes a second or two
+        self.position = 0  # of what was acknowledged last
+        self.last: dict[str, Sent] = {}
+        self.restarts = 0  # bounded, since each takes a second or two
+        for number, dtype in enumerate(["f32", "f16"]):
+            self.fill(NAMES[number], 4 + number, dtype, 3 * number)
 
     def teardown(self) -> None:
         if hasattr(self, "cache"):
-            self.cache.close()
-            shutil.rmtree(self.folder)
+            try:
+                self.look_everywhere()
+            finally:
+                self.cache.close()
+                shutil.rmtree(self.folder)
+
+    def settle(self) -> None:
+        """Until lookups see all that was acknowledged."""
+        updatecalls.wait_applied(self.cache.attached(), self.position, WAIT).result()
+
+    def look_everywhere(self) -> None:
+        """Every row of every table, first from whichever tier has it, then most of them from memory."""
+        self.settle()
+        for name, table in self.naive.tables.items():
+            self.check(name, WORLD, table.dtype)
+            self.check(name, WORLD[-100:], table.dtype)
+
+    def check(self, name: str, ids: Any, wire: str) -> None:
+        found = self.cache.lookup({name: ids}, dtype=wire)
+        assert found.position >= self.position
+        wanted, there = self.naive.lookup(name, ids.tolist(), wire)
+        np.testing.assert_array_equal(found[name].rows, wanted)
+        tiers = np.where(np.isin(found[name].status, [WARM, COLD]), 1, found[name].status)
+        assert tiers.tolist() == [1 if row else MISSING for row in there]
 
     @rule(name=st.sampled_from(NAMES), dim=st.integers(1, 33), dtype=st.sampled_from(DTYPES), seed=seeds)
     def fill(self, name: str, dim: int, dtype: str, seed: int) -> None:
         random = np.random.default_rng(seed)
-        spec = {"name": name, "dim": dim, "dtype": dtype, "default": DEFAULTS[seed % 2]}
+        add = dtype == "f32" or seed % 3 == 0
+        spec = {"name": name, "dim": dim, "dtype": dtype, "default": DEFAULTS[seed % 2], "add": add}
         table = self.naive.tables.get(name)
         if table is not None:  # a new version of the same table
             dim, spec = table.dim, None  # type: ignore[assignment]
@@ -54,8 +105,9 @@ class Hierarchy(RuleBasedStateMachine):
         with self.cache.importing(name, spec) as filling:
             for begin in range(0, ids.size, 250):
                 filling.write(ids[begin : begin + 250], rows[begin : begin + 250])
+            self.train(seed)
         if table is None:
-            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2])
+            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add)
         self.naive.tables[name].load(ids.tolist(), rows)
 
     @precondition(lambda self: self.naive.tables)
@@ -63,12 +115,9 @@ class Hierarchy(RuleBasedStateMachine):
     def look_up(self, wire: str, count: int, seed: int, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.naive.tables)))
         hot = WORLD[: 1 + seed % WORLD.size]  # often the same ids again
-        ids = np.random.default_rng(seed).choice(hot, count)
-        answer = self.cache.lookup({name: ids}, dtype=wire)[name]
-        wanted, found = self.naive.lookup(name, ids.tolist(), wire)
-        np.testing.assert_array_equal(answer.rows, wanted)
-        tiers = np.where(np.isin(answer.status, [WARM, COLD]), 1, answer.status)
-        assert tiers.tolist() == [1 if there else MISSING for there in found]
+        self.train(seed)
+        self.settle()
+        self.check(name, np.random.default_rng(seed).choice(hot, count), wire)
 
     @precondition(lambda self: self.naive.tables)
     @rule(pooling=st.sampled_from(["sum", "mean"]), seed=seeds, data=st.data())
@@ -77,29 +126,33 @@ class Hierarchy(RuleBasedStateMachine):
         random = np.random.default_rng(seed)
         lengths = random.integers(0, 9, 12)
         ids = random.choice(WORLD, int(lengths.sum()))
+        self.settle()
         answer = self.cache.lookup_bags({name: (ids, lengths)}, pooling=pooling)[name]
         bags = np.split(ids, np.cumsum(lengths)[:-1])
         np.testing.assert_array_equal(answer.rows, self.naive.lookup_bags(name, bags, {"pooling": pooling}))
 
-    @precondition(lambda self: self.naive.tables)
-    @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
+    @precondition(lambda self: len(self.naive.tables) > 1)
+    @rule(data=st.data(), seed=seeds)
+    def drop(self, data: st.DataObject, seed: int) -> None:
+        self.train(seed)
         name = data.draw(st.sampled_from(sorted(self.naive.tables)))
         self.cache.drop_table(name)
         del self.naive.tables[name]
 
-    @precondition(lambda self: self.reopenings < 2)
-    @rule()
-    def reopen(self) -> None:
-        self.reopenings += 1
+    @precondition(lambda self: self.restarts < 2)
+    @rule(seed=seeds)
+    def reopen(self, seed: int) -> None:
+        self.train(seed)
+        self.restarts += 1
         self.cache.close()
         self.cache = EmbeddingCache.open(self.settings)
-        assert sorted(self.cache.tables()) == sorted(self.naive.tables)
+        self.check_restarted()
 
     @precondition(lambda self: self.naive.tables)
     @rule(data=st.data())
     def scan(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.naive.tables)))
+        self.settle()
         start: int | None = 0
         ids: list[int] = []
         while start is not None:
@@ -108,11 +161,153 @@ class Hierarchy(RuleBasedStateMachine):
             start = page.next
         assert ids == sorted(self.naive.tables[name].rows)
 
+    # --- updates -------------------------------------------------------------------------------------------------
+
+    @rule(producer=producers)
+    def open_producer(self, producer: str) -> None:
+        opened = self.cache.open_producer(producer)
+        assert told(opened) == told(self.naive.open(producer))
+        self.position = max(self.position, opened.position)
+
+    @rule(seed=seeds)
+    def train(self, seed: int) -> None:
+        """Producers push, none waiting for an answer. Most other steps begin with it too: updates never pause."""
+        random = np.random.default_rng(seed)
+        counts = {producer: int(random.integers(4)) for producer in PRODUCERS if self.naive.tables}
+        sent = [self.batch(producer, seed, ahead) for producer, count in counts.items() for ahead in range(count)]
+        pending = [self.send(batch) for batch in sent]
+        answered = sorted(
+            zip([push.result() for push in pending], sent, strict=True), key=lambda pair: pair[0].position
+        )
+        for pushed, batch in answered:
+            self.accepted(batch, pushed)
+
+    @precondition(lambda self: self.naive.tables)
+    @rule(producer=producers, seed=seeds)
+    def push_and_look(self, producer: str, seed: int) -> None:
+        """What was waited for is there, without asking for a position."""
+        sent = self.batch(producer, seed)
+        pushed = self.send(sent, WAIT).result()
+        assert pushed.applied >= pushed.position
+        self.accepted(sent, pushed)
+        for name, _, ids, _ in sent.told:
+            self.check(name, np.array(ids, np.uint64), "f32")
+
+    @rule(producer=producers)
+    def push_again(self, producer: str) -> None:
+        """By a producer that heard no answer, or was opened anew since."""
+        sent = self.last.get(producer)
+        tables = {name: (table.dim, table.cold) for name, table in self.naive.tables.items()}
+        if sent is not None and sent.tables.items() <= tables.items():
+            sent.epoch = self.naive.producers[producer].epoch
+            assert self.send(sent).result().duplicate
+
+    @precondition(lambda self: self.naive.tables)
+    @rule(producer=producers, wrong=st.sampled_from([Fenced, SequenceGap, Conflict, UnknownTable]), seed=seeds)
+    def push_what_is_refused(self, producer: str, wrong: type[EmbcacheError], seed: int) -> None:
+        sent = self.batch(producer, seed)
+        if wrong is Fenced:
+            sent.epoch -= 1
+        elif wrong is SequenceGap:
+            sent.seq += 1
+        elif wrong is Conflict:
+            sent.seq -= 1
+            sent.mark += b", but another"
+        else:
+            sent.changes.append(Change("nowhere", "delete", WORLD[:1]))
+        if sent.seq:
+            with np.testing.assert_raises(wrong):
+                self.send(sent).result()
+
+    @precondition(lambda self: self.naive.tables and self.restarts < 2)
+    @rule(producer=producers, in_flight=st.integers(1, 5), seed=seeds)
+    def crash(self, producer: str, in_flight: int, seed: int) -> None:
+        """The owner is killed while batches are on their way: whatever was not answered counts whole or not at all."""
+        self.train(seed)
+        self.restarts += 1
+        batches = [self.batch(producer, seed, ahead) for ahead in range(in_flight)]
+        pid = self.cache.stats()["owner"]["pid"]
+        pending = [self.send(sent) for sent in batches]
+        os.kill(pid, signal.SIGKILL)
+        answers = [answer_of(push) for push in pending]
+        for _ in range(100):
+            try:
+                state = updatecalls.show_producer(self.cache.attached(), producer).result()
+                break
+            except NotReady:  # it is not noticed yet that the owner is dead
+                continue
+        for sent, answer in zip(batches, answers, strict=True):
+            assert answer is None or sent.seq <= state.last_seq
+            if sent.seq <= state.last_seq:
+                self.accepted(sent, answer)
+        self.check_restarted()
+
+    def batch(self, producer: str, seed: int, ahead: int = 0) -> Sent:
+        """The next batch of a producer, or the one after so many others: changes of several tables, ids repeated."""
+        if producer not in self.naive.producers:
+            self.open_producer(producer)
+        state = self.naive.producers[producer]
+        random = np.random.default_rng([seed, ahead])
+        mark = b"mark %d" % random.integers(1000)
+        sent = Sent(producer, state.epoch, state.last_seq + 1 + ahead, mark, [], [], {})
+        for _ in range(random.integers(1, 5)):
+            name = random.choice(sorted(self.naive.tables))
+            self._add_change(sent, str(name), random)
+        return sent
+
+    def _add_change(self, sent: Sent, name: str, random: np.random.Generator) -> None:
+        table = self.naive.tables[name]
+        op = random.choice(["assign", "delete", "add", "add"] if table.cold == "f32" else ["assign", "delete"])
+        wire = str(random.choice(sorted(WIRE)))
+        count = random.choice([0, 1, 50, 200, 3000])  # the last is more than the owner applies at once
+        ids = random.choice(WORLD[: random.integers(1, WORLD.size)], count)
+        rows = rounded(random.standard_normal((ids.size, table.dim), dtype=np.float32), wire)
+        encoded = None if op == "delete" else np.ascontiguousarray(rows.astype(WIRE[wire])).view(np.uint8)
+        sent.changes.append(Change(name, op, ids, encoded, wire))
+        sent.told.append((name, op, ids.tolist(), rows))
+        sent.tables[name] = (table.dim, table.cold)
+
+    def send(self, sent: Sent, applied_within_s: float | None = None) -> Pending[Pushed]:
+        return updatecalls.push(
+            *(self.cache.attached(), sent.producer, sent.epoch, sent.seq, sent.changes, sent.mark, applied_within_s)
+        )
+
+    def accepted(self, sent: Sent, pushed: Pushed | None) -> None:
+        """The batch counts, whether its answer came or not."""
+        self.naive.push(sent.producer, sent.mark, sent.told)
+        assert self.naive.producers[sent.producer].last_seq == sent.seq
+        self.last[sent.producer] = sent
+        if pushed is not None:
+            assert not pushed.duplicate
+            assert pushed.position > self.position
+            self.position = pushed.position
+
+    def check_restarted(self) -> None:
+        """All tables and producers are there, and every row."""
+        assert sorted(self.cache.tables()) == sorted(self.naive.tables)
+        assert self.cache.position >= self.position
+        for name, known in self.naive.producers.items():
+            assert told(updatecalls.show_producer(self.cache.attached(), name).result()) == told(known)
+            self.push_again(name)
+        self.look_everywhere()
+
+
+def told(producer: updatecalls.Producer | NaiveProducer) -> tuple[int, int, bytes]:
+    return producer.epoch, producer.last_seq, producer.mark
+
+
+def answer_of(push: Pending[Pushed]) -> Pushed | None:
+    """None where the owner died before it answered."""
+    try:
+        return push.result()
+    except NotReady:
+        return None
+
 
 TestHierarchy = Hierarchy.TestCase
 TestHierarchy.settings = settings(
-    max_examples=5,
-    stateful_step_count=20,
+    max_examples=4,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
