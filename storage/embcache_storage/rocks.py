@@ -62,7 +62,8 @@ class RocksStore:
 
     @property
     def identity(self) -> str:
-        return str((self.path / "IDENTITY").stat().st_ino)  # RocksDB writes it once, and keeps it
+        written_once = (self.path / "IDENTITY").stat()  # numbers of deleted files are given again, times are not
+        return f"{written_once.st_ino}-{written_once.st_ctime_ns}"
 
     def close(self) -> None:
         if self._gate.shut():
