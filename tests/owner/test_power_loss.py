@@ -33,7 +33,9 @@ from embcache_storage import rocks_log
 from embcache_storage.rocks import RocksStore
 from embcache_storage.rocks_log import PIECE_BYTES
 from tests.naive import Naive, NaiveTable
+from tests.owner.stores import WatchedStore
 from tests.owner.support import WAIT, Ids, OwnerThread, catalogue, fill, read, some_ids
+from tests.owner.test_crashes import Snapshots
 from tests.storage.support import recovery_in_process
 from tests.storage.test_rocks_damage import flip, log_of, records_of
 
@@ -44,7 +46,7 @@ PRODUCERS = ("trainer-0", "trainer-1")
 ROUNDS = 7
 CUTS_OF_PROCESSES = 3
 FLIPS = 200
-SMALL_PIECE_BYTES = 150
+SMALL_PIECE_BYTES = 100  # less than any entry has, so that each is a write of its own
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,19 +150,19 @@ def room() -> Iterator[Path]:
 
 
 def _run(running: Path, left: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    done, naive = Run(left), Naive()
+    done, naive = Run(left / "0"), Naive()
     with OwnerThread(RocksStore(running / "rocksdb"), running, [ITEM, USER]) as owner:
         for spec in (ITEM, USER):
             rows = np.random.default_rng(1).standard_normal((20, spec.dim), np.float32)
             fill(owner.link(), spec.name, OLD, rows.view(np.uint8))
             naive.tables[spec.name] = NaiveTable(spec.dim, default=spec.to_json()["default"])
             naive.tables[spec.name].load(OLD.tolist(), rows)
-    store = RocksStore(running / "rocksdb")
+    store = WatchedStore(running / "rocksdb")
     watch = Watch(running / "rocksdb", monkeypatch)
     with OwnerThread(store, running) as owner:
         link = owner.link()
         store.log.sync()
-        files = _sizes_of_manifests(running)
+        newest = max(store.folder.glob("*.log")).name
         done.begin = watch.size()
         done.states[link.call("position").result(WAIT).meta["applied"]] = naive
         for turn in range(ROUNDS):
@@ -168,13 +170,9 @@ def _run(running: Path, left: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         done.row_bytes = {live.number: live.row_bytes for live in catalogue(link).values()}
         last = max(done.states)
         link.call("wait", {"position": last, "timeout_s": WAIT}).result(WAIT)
-        shutil.copytree(running / "rocksdb", left / "rocksdb")
-        assert _sizes_of_manifests(left) == files, "all updates are in one write-ahead log"
+        Snapshots(store, left).take("power loss")
+    assert done.log.name == newest, "all updates are in one write-ahead log"
     return done
-
-
-def _sizes_of_manifests(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in (folder / "rocksdb").glob("MANIFEST*")}
 
 
 def _round(done: Run, link: Link, watch: Watch, turn: int) -> None:
@@ -274,6 +272,7 @@ from pathlib import Path
 from embcache_storage import rocks_log
 from embcache_storage.rocks import RocksOptions, RocksStore
 from embcache_storage.store import StoreError
+from tests.owner.test_crashes import Snapshots
 from tests.storage.support import recovery_in_process
 rocks_log.PIECE_BYTES = PIECE_BYTES
 for line in sys.stdin:
