@@ -1,7 +1,7 @@
 """The applier: runs the entries of the update log in order: batches become rows, in the store and then in the arena.
 
-Work goes in pieces of a few thousand rows, since rocksdict holds the GIL while it writes; small batches share one. A
-piece's rows, the cursor behind it and the producers' state are one commit of the store: after any crash the log is
+Work goes in pieces of a thousand rows at most, since rocksdict holds the GIL while it writes; small batches share one.
+A piece's rows, the cursor behind it and the producers' state are one commit of the store: after any crash the log is
 taken up exactly where the rows stand, in the middle of a batch if need be, and so `add` counts once.
 
 Order of a piece: rows committed to the store; then, in one step of the loop, rows replaced in the arena and reads under
@@ -36,7 +36,8 @@ from embcache_client.updates import ADD, ASSIGN, DELETE
 from embcache_storage.store import ABSENT, DAMAGED, FOUND, Change, RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
-PIECE_ROWS = 2048
+PIECE_ROWS = 1024  # a write of so many holds the GIL for 2 to 4 ms
+PIECE_BYTES = 512 << 10  # of rows on disk
 _RETRY_S = 0.5  # between tries to write what the disk has no room for
 _TRIES_A_LINE = 120  # of the log
 _LARGEST = np.float32(3.4028235e38)
@@ -159,10 +160,13 @@ class Applier:
                     await self._apply(self._next())
 
     def _next(self) -> _Piece:
-        """The next piece: changes from the cursor on, up to PIECE_ROWS rows, one op for each version."""
+        """The next piece: changes from the cursor on, one op for each version, up to PIECE_ROWS and PIECE_BYTES.
+
+        Room is counted in bytes, and a row takes at least its part of a piece that is full of rows.
+        """
         work: dict[int, _Work] = {}
         done: list[Accepted] = []
-        cursor, room = self._cursor, PIECE_ROWS
+        cursor, room = self._cursor, PIECE_BYTES
         for accepted in self._queue:
             if isinstance(accepted.entry, TableChange):
                 break
@@ -171,17 +175,18 @@ class Applier:
                 if table is not None:
                     if change.version in work and work[change.version].op != change.op:
                         return _Piece(work, cursor, done)
-                    part = slice(cursor.rows, cursor.rows + room)
+                    row = max(table.spec.cold_row_bytes, PIECE_BYTES // PIECE_ROWS)
+                    part = slice(cursor.rows, cursor.rows + max(room // row, 0 if work else 1))
                     at = work.setdefault(change.version, _Work(table, change.version, change.op))
                     at.ids.append(change.ids[part])
                     at.rows.append((change.dtype, change.rows[part]))
-                    room -= len(at.ids[-1])
-                    if cursor.rows + len(at.ids[-1]) < len(change.ids):
+                    room -= row * len(at.ids[-1])
+                    if part.stop < len(change.ids):
                         return _Piece(work, Cursor(cursor.position, index, part.stop), done)
                 cursor = Cursor(cursor.position, index + 1, 0)
             cursor = Cursor(accepted.position, 0, 0)
             done.append(accepted)
-            if room <= 0:
+            if room < PIECE_BYTES // PIECE_ROWS:
                 break
         return _Piece(work, cursor, done)
 

@@ -10,12 +10,14 @@ All numbers little-endian.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from embcache.local.frames import padded, padding
+from embcache.local.frames import padded
 from embcache.owner.catalogue import Table, TableChange
 from embcache.owner.updates import Batch, RowsChange
 
@@ -24,29 +26,23 @@ Entry: TypeAlias = Batch | TableChange
 _LENGTH = struct.Struct("<I")
 
 
-def to_payload(entry: Entry) -> bytes:
+def to_payload(entry: Entry) -> memoryview:
     """An entry as it stands in the log."""
     if isinstance(entry, TableChange):
         table = None if entry.table is None else entry.table.to_json()
-        return b"".join(_head({"name": entry.name, "table": table, "rows": entry.rows}))
-    pieces = _head(
-        {
-            "producer": entry.producer,
-            "epoch": entry.epoch,
-            "seq": entry.seq,
-            "mark": entry.mark,
-            "digest": entry.digest,
-            "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1]] for c in entry.changes],
-        }
-    )
-    for change in entry.changes:
-        for array in (change.ids, change.rows):
-            if array.size:
-                pieces += [np.ascontiguousarray(array).data.cast("B"), padding(array.nbytes)]
-    return b"".join(pieces)
+        return _filled({"name": entry.name, "table": table, "rows": entry.rows}, [])
+    head = {
+        "producer": entry.producer,
+        "epoch": entry.epoch,
+        "seq": entry.seq,
+        "mark": entry.mark,
+        "digest": entry.digest,
+        "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1]] for c in entry.changes],
+    }
+    return _filled(head, [array for change in entry.changes for array in (change.ids, change.rows)])
 
 
-def from_payload(payload: bytes) -> Entry:
+def from_payload(payload: bytes | memoryview) -> Entry:
     """The entry of `to_payload`. A batch's arrays look into `payload`."""
     (length,) = _LENGTH.unpack_from(payload)
     head = msgpack.unpackb(payload[_LENGTH.size : _LENGTH.size + length])
@@ -64,6 +60,13 @@ def from_payload(payload: bytes) -> Entry:
     return Batch(changes=tuple(changes), **head)
 
 
-def _head(values: dict[str, Any]) -> list[Any]:
-    packed = msgpack.packb(values)
-    return [_LENGTH.pack(len(packed)), packed, padding(_LENGTH.size + len(packed))]
+def _filled(head: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> memoryview:
+    """A map and the arrays behind it. NumPy copies large ones without the GIL, which a join of bytes would hold."""
+    packed = msgpack.packb(head)
+    start = padded(_LENGTH.size + len(packed))
+    payload = np.zeros(start + sum(padded(array.nbytes) for array in arrays), np.uint8)
+    payload[:start] = np.frombuffer(b"".join((_LENGTH.pack(len(packed)), packed)).ljust(start, b"\0"), np.uint8)
+    for array in arrays:
+        payload[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        start += padded(array.nbytes)
+    return payload.data

@@ -32,7 +32,7 @@ from embcache_storage.store import StoreCorrupt
 log = logging.getLogger(__name__)
 
 FAMILY: Final = "log"
-PIECE_BYTES: Final = 512 << 10
+PIECE_BYTES: Final = 512 << 10  # part of the form on disk: another size is another format
 _TRIMMED: Final = b"l:trimmed"
 _KEY: Final = Struct(">QI")
 _END: Final = b"\xff" * (_KEY.size + 1)

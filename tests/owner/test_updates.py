@@ -142,17 +142,21 @@ def test_repeated_ids_of_a_change_add_all_and_assign_the_last(owner: OwnerThread
     np.testing.assert_array_equal(values_of(owner, IDS[1:3])[1], [values[3], values[1]])
 
 
+@pytest.mark.parametrize(("bound", "piece"), [("PIECE_ROWS", 7), ("PIECE_BYTES", 10), ("PIECE_BYTES", 40)])
 def test_large_and_small_batches_count_alike(
-    owner: OwnerThread, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+    owner: OwnerThread, pusher: Pusher, monkeypatch: pytest.MonkeyPatch, bound: str, piece: int
 ) -> None:
-    monkeypatch.setattr(applier, "PIECE_ROWS", 7)
+    """Rows of 16 bytes, some of them larger than a piece."""
+    monkeypatch.setattr(applier, bound, piece)
     expected = np.zeros((60, 4), np.float32)
     expected[:40] = floats(IDS[:40])
     sent = []
     for turn in range(12):
         some = np.sort(np.random.default_rng(turn).choice(60, 1 + 5 * turn, replace=False))
         expected[some] += floats(IDS[some], turn)
-        sent.append(pusher.send(pusher.batch(("item", ADD, IDS[some], floats(IDS[some], turn)))))
+        deltas, half = floats(IDS[some], turn), len(some) // 2
+        changes = [("item", ADD, IDS[some[part]], deltas[part]) for part in (slice(half), slice(half, None))]
+        sent.append(pusher.send(pusher.batch(*changes)))
     last = sent[-1].result(WAIT).position
     owner.run(owner.owner.parts.intake.wait_applied(last, WAIT))
     assert [receipt.result(WAIT).position for receipt in sent] == list(range(last - 11, last + 1))
