@@ -9,6 +9,7 @@ batch in part, and every answered batch seen by whoever asks for its position.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -248,11 +249,11 @@ def run(kills: int, producers: int, seed: int) -> Outcome:
 
 
 def _descendants(pid: int) -> list[int]:
-    """The processes that a process started, and those that they did."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        return []
+    """The processes that a process started, whichever of its threads did, and those that they did."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children += (thread / "children").read_text(encoding="ascii").split()
     return [found for child in map(int, children) for found in (*_descendants(child), child)]
 
 
