@@ -15,6 +15,7 @@ import uvloop
 from embcache.config import Settings
 from embcache.errors import ConfigError
 from embcache.host.arena import Arena
+from embcache.host.memory import keep_freed_memory
 from embcache.host.warm import warm_writer
 from embcache.owner.hotline import failed, ready, receive_line, send_line
 from embcache.owner.opening import open_store
@@ -25,6 +26,7 @@ from embcache.owner.threads import log, service_error
 def main() -> None:
     """Runs until SIGTERM or the parent's death. Ctrl-C is the parent's to judge: it reaches the whole terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
     parser = argparse.ArgumentParser("embcache.owner", description="Started by embcache; not meant for people.")
     parser.add_argument("--arena-fd", type=int, required=True)

@@ -24,6 +24,7 @@ import uvloop
 
 from embcache.config import Settings
 from embcache.features import hash_integers
+from embcache.host.memory import keep_freed_memory
 from embcache.host.warm import warm_readers
 from embcache.metrics import BLOCK_BYTES
 from embcache.owner.hotline import ready, send_line
@@ -49,6 +50,7 @@ class _Server(uvicorn.Server):
 def main() -> None:
     """Runs until SIGTERM or the parent's death. Ctrl-C is the parent's to judge: it reaches the whole terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser("embcache.service.front", description="Started by embcache; not meant for people.")
