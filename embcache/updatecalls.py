@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embcache.attachment import Attachment
 from embcache.errors import DimensionMismatch, InvalidRows
-from embcache.host.convert import decode_rows, first_nonfinite, row_bytes_of
+from embcache.host.convert import decode_rows, dim_of, first_nonfinite, row_bytes_of
 from embcache.local import frames
 from embcache.pending import Pending
 from embcache.spec import DTYPES
@@ -94,18 +94,17 @@ def push(
 ) -> Pending[Pushed]:
     """Push a batch; the answer comes once it is durable, or with `applied_within_s` once applied or that time passed.
 
-    UnknownTable, DimensionMismatch and InvalidRows before anything is sent; Fenced, SequenceGap, Conflict, Overloaded
-    and StorageFull from the owner: nothing of the batch was accepted then.
+    DimensionMismatch and InvalidRows before anything is sent; Fenced, SequenceGap, Conflict, UnknownTable,
+    DimensionMismatch, Overloaded and StorageFull from the owner: nothing of the batch was accepted then.
     """
-    meta = {"producer": producer, "epoch": epoch, "seq": seq, "mark": mark, "applied_within_s": applied_within_s}
-    meta["changes"] = [[change.table, change.op, DTYPES.index(change.dtype), change.ids.size] for change in changes]
+    shapes: list[list[Any]] = []
     payload: list[frames.Buffer] = []
     for place, change in enumerate(changes):
-        payload.append(np.ascontiguousarray(change.ids, "<u8"))
-        if change.op != "delete":
-            rows = _checked_rows(attachment, place, change)
-            payload += [rows, frames.padding(rows.nbytes)]
-    call = attachment.link.call("update", meta, payload)
+        rows = _checked_rows(place, change)
+        shapes.append([change.table, change.op, DTYPES.index(change.dtype), change.ids.size, rows.shape[1]])
+        payload += [np.ascontiguousarray(change.ids, "<u8"), rows, frames.padding(rows.nbytes)]
+    meta = {"producer": producer, "epoch": epoch, "seq": seq, "mark": mark, "changes": shapes}
+    call = attachment.link.call("update", meta | {"applied_within_s": applied_within_s}, payload)
     return Pending(call, lambda reply: Pushed(**_picked(reply.meta, Pushed)))
 
 
@@ -120,17 +119,18 @@ def wait_applied(attachment: Attachment, position: int, timeout_s: float) -> Pen
     return Pending(call, lambda reply: None)
 
 
-def _checked_rows(attachment: Attachment, place: int, change: Change) -> NDArray[np.uint8]:
-    """A change's encoded rows, whose shape fits and which are finite."""
-    spec = attachment.views.find(change.table, None).spec
-    wanted = (change.ids.size, row_bytes_of(DTYPES.index(change.dtype), spec.dim))
-    rows = np.empty((0, 0), np.uint8) if change.rows is None else np.ascontiguousarray(change.rows, np.uint8)
-    if rows.shape != wanted:
-        raise DimensionMismatch(
-            f"changes[{place}].rows: {rows.nbytes} bytes; {wanted[0]} rows of {spec.dim} x {change.dtype} for table "
-            f"{change.table!r} take {wanted[0] * wanted[1]}"
-        )
-    values = rows.view("<f4") if change.dtype == "f32" else decode_rows(rows, DTYPES.index(change.dtype), spec.dim)
+def _checked_rows(place: int, change: Change) -> NDArray[np.uint8]:
+    """A change's encoded rows, one for each id and finite; of no bytes for `delete`."""
+    rows = np.zeros((change.ids.size if change.op == "delete" else 0, 0), np.uint8)
+    if change.rows is not None:
+        rows = np.ascontiguousarray(change.rows, np.uint8)
+    if rows.ndim != 2 or len(rows) != change.ids.size:
+        raise DimensionMismatch(f"changes[{place}].rows: {list(rows.shape)} for {change.ids.size} ids; one row each")
+    code = DTYPES.index(change.dtype)
+    dim = dim_of(code, rows.shape[1])
+    if row_bytes_of(code, dim) != rows.shape[1] and rows.size:
+        raise DimensionMismatch(f"changes[{place}].rows: rows of {rows.shape[1]} bytes are none of {change.dtype}")
+    values = rows.view("<f4") if change.dtype == "f32" else decode_rows(rows, code, dim)
     if first_nonfinite(values) >= 0:
         bad = change.ids[~np.isfinite(values).all(axis=1)]
         named = [str(identifier) for identifier in bad[:_NAMED_IDS].tolist()]

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, said in one line a person can act on. Imports nothing of embcache."""
+"""What is wrong with a setting or a name, said in one line a person can act on. May touch only errors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from embcache.errors import UnknownTable
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The one of `names` that is spelled most like `name`. `names` must not be empty."""
     return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
+
+
+def no_table(name: str, names: Iterable[str]) -> UnknownTable:
+    """The error for a table that is not there, which names the nearest of those that are."""
+    there = list(names)
+    hint = f"the nearest name is {nearest(name, there)}" if there else "there are no tables yet"
+    return UnknownTable(f"there is no table {name[:64]!r}; {hint}", {"table": name})
 
 
 def complaints(error: ValidationError) -> Iterator[tuple[str, str, str]]:

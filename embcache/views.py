@@ -13,7 +13,7 @@ from embcache.defaults import default_row_of
 from embcache.errors import UnknownTable
 from embcache.host.memory import address_of
 from embcache.spec import TableSpec, Uniform
-from embcache.validation import nearest
+from embcache.validation import no_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +50,7 @@ class Views:
             return view
         if version is not None and table in self.live:
             raise UnknownTable(f"table {table!r} has no version {version[:64]!r}", {"table": table, "version": version})
-        hint = f"; the nearest name is {nearest(table, self.live)}" if self.live else "; there are no tables yet"
-        raise UnknownTable(f"there is no table {table[:64]!r}{hint}", {"table": table})
+        raise no_table(table, self.live)
 
 
 def _view(spec: TableSpec, version: Mapping[str, Any]) -> TableView:

@@ -71,8 +71,12 @@ def test_a_lookup_waits_for_the_position_that_it_is_given(cache: EmbeddingCache)
     ("change", "error", "words"),
     [
         (Change("nowhere", "add", IDS[:1], encoded([[0.0] * 4])), UnknownTable, "nowhere"),
-        (Change("strict", "add", IDS[:2], encoded([[0.0] * 4])), DimensionMismatch, r"changes\[0\].*2 rows of 4 x f32"),
-        (Change("strict", "assign", IDS[:1]), DimensionMismatch, "0 bytes"),
+        (
+            Change("strict", "add", IDS[:2], encoded([[0.0] * 4])),
+            DimensionMismatch,
+            r"rows: \[1, 16\] for 2 ids",
+        ),
+        (Change("strict", "assign", IDS[:1]), DimensionMismatch, r"rows: \[0, 0\] for 1 ids"),
         (Change("strict", "add", IDS[:2], encoded([[0.0] * 4, [np.nan] * 4])), InvalidRows, "first that of id 2"),
     ],
 )

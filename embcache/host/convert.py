@@ -19,6 +19,11 @@ def row_bytes_of(dtype: int, dim: int) -> int:
     return 8 + dim if dtype == Q8 else dim * (2 if dtype in (F16, BF16) else 4)
 
 
+def dim_of(dtype: int, row_bytes: int) -> int:
+    """Elements of an encoded row, as many as it has bytes for."""
+    return max(0, row_bytes - 8) if dtype == Q8 else row_bytes // (2 if dtype in (F16, BF16) else 4)
+
+
 def encode_rows(rows: NDArray[np.float32], dtype: int) -> tuple[NDArray[np.uint8], int]:
     """Rows f32 [n, dim] as encoded rows u8 [n, row_bytes], and how many values were beyond the dtype's range."""
     rows = np.ascontiguousarray(rows, np.float32)

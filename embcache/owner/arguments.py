@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from embcache.errors import MalformedRequest
 
 U32, U64 = 2**32 - 1, 2**64 - 1
+MAX_ROW_BYTES = 4 * 65536
 
 T = TypeVar("T")
 

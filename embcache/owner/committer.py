@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from embcache.config import Updates
 from embcache.errors import EmbcacheError, Overloaded
@@ -32,8 +34,10 @@ from embcache.owner.catalogue import TableChange
 from embcache.owner.entries import Entry, to_payload
 from embcache.owner.producers import Producer, Producers
 from embcache.owner.threads import StoreThreads, log, service_error
-from embcache.owner.updates import Batch
+from embcache.owner.updates import Batch, RowsChange
 from embcache_storage.log import UpdateLog
+
+Resolve: TypeAlias = Callable[[], tuple[RowsChange, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +95,18 @@ class Committer:
         """The position of the newest entry that was accepted, safe or not."""
         return self.logged + len(self._flying) + len(self._line)
 
-    async def push(self, batch: Batch) -> Receipt:
-        """Accept a batch, once; returns when it is safe.
+    async def push(self, batch: Batch, resolve: Resolve) -> Receipt:
+        """Accept a batch without its changes, once; returns when it is safe.
 
-        Fenced, SequenceGap, Conflict; Overloaded when too much waits; StorageFull and the log's other errors.
+        `resolve` gives its changes, by the tables as they are in this step; it is not asked about a duplicate, whose
+        tables may be gone. Its errors; Fenced, SequenceGap, Conflict; Overloaded when too much waits; StorageFull and
+        the log's other errors.
         """
         duplicate = self._producers.is_duplicate(batch)
         if duplicate:
             position = self._producers.get(batch.producer).position
         else:
-            position = self._enter_batch(batch, must_sync=False)
+            position = self._enter_batch(dataclasses.replace(batch, changes=resolve()), must_sync=False)
         await self._until_safe(position)
         return Receipt(position, duplicate)
 

@@ -18,7 +18,7 @@ from embcache.config import Updates
 from embcache.errors import DeadlineExceeded, Overloaded, StorageCorrupt
 from embcache.owner.applier import CURSOR, Applier, Cursor, Tiers
 from embcache.owner.catalogue import TableChange
-from embcache.owner.committer import Accepted, Committer, Receipt
+from embcache.owner.committer import Accepted, Committer, Receipt, Resolve
 from embcache.owner.entries import from_payload
 from embcache.owner.producers import META, Producer, Producers
 from embcache.owner.threads import StoreThreads, log
@@ -99,12 +99,12 @@ class Intake:
         heard = self.applier.oldest
         return 0.0 if heard is None else max(0.0, time.time() - heard)
 
-    async def push(self, make: Callable[[], Batch]) -> Receipt:
-        """Accept a batch, see `Committer.push`. `make` resolves its tables in the step in which it is judged."""
+    async def push(self, batch: Batch, resolve: Resolve) -> Receipt:
+        """Accept a batch, see `Committer.push`."""
         await self._until_open()
         if self.applier.waiting_bytes > self._bounds.waiting_bytes:
             raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
-        return await self.committer.push(make())
+        return await self.committer.push(batch, resolve)
 
     async def open(self, name: str) -> Producer:
         """Open a producer, see `Committer.open`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
 from embcache.local import frames
-from embcache.owner.arguments import U32, U64, get, integer, is_integer, text
+from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
 from embcache.owner.reads import Part
@@ -23,7 +23,6 @@ from embcache.spec import TableSpec
 
 SCAN_BYTES = 32 << 20
 _MAX_PARTS = 4096
-MAX_ROW_BYTES = 4 * 65536
 Op = Callable[[Mapping[str, Any], memoryview], Awaitable[Answer]]
 
 

@@ -29,6 +29,7 @@ from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
+from embcache.validation import no_table
 from embcache_storage.store import RowStore, VersionGone
 
 _COUNT_EVERY_S = 1.0
@@ -100,7 +101,7 @@ class Tables:
         """A table by its name. UnknownTable when there is none."""
         table = self._catalogue.tables.get(name)
         if table is None:
-            raise _unknown(name)
+            raise no_table(name, self._catalogue.tables)
         return table
 
     def versions(self) -> list[tuple[Table, Version]]:
@@ -226,7 +227,7 @@ class Tables:
         async with self._change:
             table = self._catalogue.tables.get(name)
             if table is None and spec is None:
-                raise _unknown(name)
+                raise no_table(name, self._catalogue.tables)
             if table is not None and spec is not None:
                 _same_spec(spec, table)
             new_spec = table.spec if table is not None else spec
@@ -334,10 +335,6 @@ def _count(store: RowStore, numbers: Iterable[int]) -> dict[int, int]:
         with contextlib.suppress(VersionGone):
             counts[number] = store.count(number)
     return counts
-
-
-def _unknown(name: str) -> UnknownTable:
-    return UnknownTable(f"no table is named {name!r}", {"table": name})
 
 
 def _difference(spec: TableSpec, there: TableSpec) -> str:

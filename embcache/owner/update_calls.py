@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from embcache.errors import DeadlineExceeded, DimensionMismatch, MalformedRequest
 from embcache.host.convert import row_bytes_of
 from embcache.local import frames
-from embcache.owner.arguments import U32, U64, get, integer, is_integer, text
+from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
+from embcache.owner.flight import Ids, Rows
 from embcache.owner.intake import Intake
 from embcache.owner.producers import Producer
 from embcache.owner.server import Answer
@@ -30,21 +31,21 @@ class UpdateCalls:
 
     async def producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"producer"} -> {"epoch", "last_seq", "mark", "position", "history"}; epoch 0 for one that never opened."""
-        return self._told(self._intake.producers.get(text(meta, "producer"))), ()
+        return self._state_of(self._intake.producers.get(text(meta, "producer"))), ()
 
     async def open_producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """The same, after the epoch was raised."""
-        return self._told(await self._intake.open(text(meta, "producer"))), ()
+        return self._state_of(await self._intake.open(text(meta, "producer"))), ()
 
     async def update(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"producer", "epoch", "seq", "mark", "changes": [[table, op, dtype code, n], ...], "applied_within_s"},
-        then for each change ids u64 [n] and encoded rows, padded to 8 bytes
+        """{"producer", "epoch", "seq", "mark", "changes": [[table, op, dtype code, n, row_bytes], ...],
+        "applied_within_s"}, then for each change ids u64 [n] and encoded rows u8 [n, row_bytes], padded to 8 bytes
         -> {"position", "duplicate", "durable", "applied", "history"}.
 
         Answers once the batch is durable, or with `applied_within_s` once it is applied or that time has passed.
         """
-        shapes = [_shape(shape) for shape in get(meta, "changes", list)]
-        receipt = await self._intake.push(lambda: self._batch(meta, shapes, payload))
+        told = _told([_shape(shape) for shape in get(meta, "changes", list)], payload)
+        receipt = await self._intake.push(_batch(meta, told), lambda: self._resolved(told))
         within = meta.get("applied_within_s")
         if isinstance(within, int | float):
             with contextlib.suppress(DeadlineExceeded):
@@ -60,35 +61,24 @@ class UpdateCalls:
         await self._intake.wait_applied(integer(meta, "position", U64), float(get(meta, "timeout_s", float)))
         return self._positions(), ()
 
-    def _batch(self, meta: Mapping[str, Any], shapes: list[tuple[str, str, int, int]], payload: memoryview) -> Batch:
-        """The batch of an update, its tables as they are now."""
-        changes, told, at = [], [], 0
-        for name, op, dtype, n in shapes:
-            table = self._tables.named(name)
-            if op == ADD and not table.spec.add:
-                raise MalformedRequest(
-                    f"table {name!r} keeps its rows as {table.spec.dtype} on disk, where small sums are lost: `add` "
-                    "needs dtype f32, or `add = true` in the table's spec"
-                )
-            row_bytes = 0 if op == DELETE else row_bytes_of(dtype, table.spec.dim)
-            end = at + 8 * n + frames.padded(n * row_bytes)
-            if end > payload.nbytes:
-                raise DimensionMismatch(
-                    f"{n} rows of table {name!r} (dim {table.spec.dim}) take {end - at} bytes with their ids, "
-                    f"and {payload.nbytes - at} are there"
-                )
-            ids = np.frombuffer(payload, np.uint64, n, at)
-            rows = np.frombuffer(payload, np.uint8, n * row_bytes, at + 8 * n).reshape(n, row_bytes)
-            changes.append(RowsChange(table.version.number, op, dtype, ids, rows))
-            told.append((name, op, dtype, ids, rows))
-            at = end
-        if at != payload.nbytes:
-            raise DimensionMismatch(f"{payload.nbytes - at} bytes follow the rows of an update")
-        mark = get(meta, "mark", bytes)
-        if len(mark) > MAX_MARK_BYTES:
-            raise MalformedRequest(f"mark: {len(mark)} bytes; it has {MAX_MARK_BYTES} at most")
-        producer, epoch, seq = text(meta, "producer"), integer(meta, "epoch", U64), integer(meta, "seq", U64)
-        return Batch(producer, epoch, seq, mark, digest_of(mark, told), tuple(changes))
+    def _resolved(self, told: Sequence[_Told]) -> tuple[RowsChange, ...]:
+        """The changes of a batch, for the tables as they are now. UnknownTable, DimensionMismatch, MalformedRequest."""
+        return tuple(self._change(place, *change) for place, change in enumerate(told))
+
+    def _change(self, place: int, name: str, op: str, dtype: int, ids: Ids, rows: Rows) -> RowsChange:
+        table = self._tables.named(name)
+        if op == ADD and not table.spec.add:
+            raise MalformedRequest(
+                f"table {name!r} keeps its rows as {table.spec.dtype} on disk, where small sums are lost: `add` "
+                "needs dtype f32, or `add = true` in the table's spec"
+            )
+        row_bytes = 0 if op == DELETE else row_bytes_of(dtype, table.spec.dim)
+        if len(ids) and rows.shape[1] != row_bytes:
+            raise DimensionMismatch(
+                f"changes[{place}].rows: {rows.nbytes} bytes; {len(ids)} rows of {table.spec.dim} x {DTYPES[dtype]} "
+                f"for table {name!r} take {len(ids) * row_bytes}"
+            )
+        return RowsChange(table.version.number, op, dtype, ids, rows.reshape(len(ids), row_bytes))
 
     def _positions(self) -> dict[str, Any]:
         return {
@@ -97,7 +87,7 @@ class UpdateCalls:
             "history": self._tables.history,
         }
 
-    def _told(self, state: Producer) -> dict[str, Any]:
+    def _state_of(self, state: Producer) -> dict[str, Any]:
         return {
             "epoch": state.epoch,
             "last_seq": state.last_seq,
@@ -107,10 +97,38 @@ class UpdateCalls:
         }
 
 
-def _shape(value: object) -> tuple[str, str, int, int]:
-    """A change of an update: (table, op, dtype code, rows)."""
-    if isinstance(value, list) and len(value) == 4:
-        name, op, dtype, n = value
-        if isinstance(name, str) and op in OPS and is_integer(dtype, 0, len(DTYPES) - 1) and is_integer(n, 0, U32):
-            return name, op, dtype, n
-    raise MalformedRequest(f"a change of an update is [table, op, dtype, n], not {value!r:.100}")
+_Told: TypeAlias = tuple[str, str, int, Ids, Rows]  # (table, op, dtype code, ids, rows) of a change, as it was sent
+
+
+def _batch(meta: Mapping[str, Any], told: Sequence[_Told]) -> Batch:
+    """A batch without its changes, which `told` are."""
+    mark = get(meta, "mark", bytes)
+    if len(mark) > MAX_MARK_BYTES:
+        raise MalformedRequest(f"mark: {len(mark)} bytes; it has {MAX_MARK_BYTES} at most")
+    producer, epoch, seq = text(meta, "producer"), integer(meta, "epoch", U64), integer(meta, "seq", U64)
+    return Batch(producer, epoch, seq, mark, digest_of(mark, told), ())
+
+
+def _told(shapes: Sequence[tuple[str, str, int, int, int]], payload: memoryview) -> list[_Told]:
+    """Changes with their ids u64 [n] and rows u8 [n, row_bytes], which look into `payload`. DimensionMismatch."""
+    wanted = sum(8 * n + frames.padded(n * row_bytes) for _, _, _, n, row_bytes in shapes)
+    if wanted != payload.nbytes:
+        raise DimensionMismatch(f"the ids and rows of an update take {wanted} bytes, and {payload.nbytes} came")
+    told, at = [], 0
+    for name, op, dtype, n, row_bytes in shapes:
+        ids = np.frombuffer(payload, np.uint64, n, at)
+        at += 8 * n
+        rows = np.frombuffer(payload, np.uint8, n * row_bytes, at).reshape(n, row_bytes)
+        at += frames.padded(n * row_bytes)
+        told.append((name, op, dtype, ids, rows))
+    return told
+
+
+def _shape(value: object) -> tuple[str, str, int, int, int]:
+    """A change of an update: (table, op, dtype code, rows, bytes of one)."""
+    if isinstance(value, list) and len(value) == 5:
+        name, op, dtype, n, row_bytes = value
+        sizes = is_integer(n, 0, U32) and is_integer(row_bytes, 0, MAX_ROW_BYTES)
+        if isinstance(name, str) and op in OPS and is_integer(dtype, 0, len(DTYPES) - 1) and sizes:
+            return name, op, dtype, n, row_bytes
+    raise MalformedRequest(f"a change of an update is [table, op, dtype, n, row_bytes], not {value!r:.100}")

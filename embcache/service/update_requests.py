@@ -27,7 +27,7 @@ from embcache.service.fields import (
     unsigned,
     unsupported_dtype,
 )
-from embcache.spec import DTYPES, TableSpec
+from embcache.spec import DTYPES
 from embcache.updatecalls import Change
 from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, OPS
 
@@ -49,8 +49,12 @@ class UpdateRequest:
     applied: bool
 
 
-def parse_update(body: bytes, max_rows: int, spec_of: Callable[[str], TableSpec]) -> UpdateRequest:
-    """The request in `body`. `spec_of` finds a table. MalformedRequest and its kin, TooLarge, UnknownTable."""
+def parse_update(body: bytes, max_rows: int, feature_of: Callable[[str], str]) -> UpdateRequest:
+    """The request in `body`. MalformedRequest and its kin, TooLarge.
+
+    Whether its tables are there, and have rows of that length, the owner says, once it knows that the batch is no
+    duplicate of one from before they went. `feature_of` is asked for raw values alone; it may raise UnknownTable.
+    """
     pairs = guard.measure(body, _MAX_DEPTH, max_rows + _KEYS_AND_VALUES)
     request = unpack_map(body)
     if not request.keys() <= _REQUEST_KEYS:
@@ -63,7 +67,7 @@ def parse_update(body: bytes, max_rows: int, spec_of: Callable[[str], TableSpec]
         raise MalformedRequest(f"changes: {len(entries)} of them; a batch holds 1 to {MAX_CHANGES}")
     changes = []
     for place, entry in enumerate(entries):
-        changes.append(_change(entry, f"changes[{place}]", spec_of))
+        changes.append(_change(entry, f"changes[{place}]", feature_of))
         pairs -= len(entry)
     if pairs:
         raise MalformedRequest("a key stands twice in one map of the request: give each key once")
@@ -98,7 +102,7 @@ def _mark(request: dict[str, Any]) -> bytes:
     return mark
 
 
-def _change(entry: Any, where: str, spec_of: Callable[[str], TableSpec]) -> Change:
+def _change(entry: Any, where: str, feature_of: Callable[[str], str]) -> Change:
     if type(entry) is not dict:
         mistyped(where, entry, "a map")
     if not entry.keys() <= _CHANGE_KEYS:
@@ -108,10 +112,9 @@ def _change(entry: Any, where: str, spec_of: Callable[[str], TableSpec]) -> Chan
         mistyped(f"{where}.table", table, "a table's name", "table" in entry)
     if op not in OPS:
         raise MalformedRequest(f"{where}.op: {clip(op)} should be one of {', '.join(OPS)}")
-    spec = spec_of(table)
     ids = array_of(entry, "ids", U64, where)
     if ids is None:
-        ids = hashed(entry, where, lambda _: spec.feature_name, table)
+        ids = hashed(entry, where, feature_of, table)
     elif "values" in entry:
         raise MalformedRequest(f"{where}: has ids and values; give one of them")
     if op == "delete":
@@ -121,26 +124,23 @@ def _change(entry: Any, where: str, spec_of: Callable[[str], TableSpec]) -> Chan
     dtype = entry.get("dtype", "f32")
     if dtype not in DTYPES:
         unsupported_dtype(dtype)
-    return Change(table, op, ids, _rows(entry, where, ids.size, spec, dtype), dtype)
+    return Change(table, op, ids, _rows(entry, where, ids.size, dtype), dtype)
 
 
-def _rows(entry: dict[str, Any], where: str, count: int, spec: TableSpec, dtype: str) -> NDArray[np.uint8]:
+def _rows(entry: dict[str, Any], where: str, count: int, dtype: str) -> NDArray[np.uint8]:
     """Encoded rows u8 [count, row_bytes]; what travels is used where it lies, but for q8."""
     raw = array_of(entry, "rows", U8, where)
     if raw is None:
         mistyped(f"{where}.rows", None, "a bin", present=False)
-    width = spec.dim if dtype == "q8" else row_bytes_of(DTYPES.index(dtype), spec.dim)
-    if raw.size != count * width:
-        raise DimensionMismatch(
-            f"{where}.rows: {raw.size} bytes; {count} rows of {spec.dim} x {dtype} for table {spec.name!r} take "
-            f"{count * width}"
-        )
-    rows = raw.reshape(count, width)
+    element = row_bytes_of(DTYPES.index(dtype), 1) if dtype != "q8" else 1
+    if raw.size % (max(count, 1) * element) or bool(count) != bool(raw.size):
+        raise DimensionMismatch(f"{where}.rows: {raw.size} bytes; they are not {count} rows of {dtype} of one length")
+    rows = raw.reshape(count, raw.size // max(count, 1))
     if dtype != "q8":
         if extra := entry.keys() & {"scale", "bias"}:
             raise MalformedRequest(f"{where}.{min(extra)}: goes with dtype q8, not with {dtype}")
         return rows
-    encoded = np.empty((count, 8 + width), np.uint8)
+    encoded = np.empty((count, 8 + rows.shape[1]), np.uint8)
     for place, key in ((0, "scale"), (4, "bias")):
         values = array_of(entry, key, F32, where)
         if values is None or values.size != count:

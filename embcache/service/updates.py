@@ -62,9 +62,7 @@ class UpdatesEndpoint:
         body = await read_body(headers, receive, self._server.max_body_bytes)
         cache = await self._reader.current()
         attachment = cache.ready_attachment()
-        request = parse_update(
-            body, self._server.max_ids_per_request, lambda table: attachment.views.find(table, None).spec
-        )
+        request = parse_update(body, self._server.max_ids_per_request, cache.feature_of)
         within = self._server.deadline_ms / 1000 if request.applied else None
         pushed = await updatecalls.push(
             attachment, request.producer, request.epoch, request.seq, request.changes, request.mark, within

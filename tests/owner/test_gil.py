@@ -63,7 +63,8 @@ def test_no_write_of_a_large_batch_is_large(counted: tuple[OwnerThread, CountedD
         database.writes.clear()
         asked = {"producer": "p", "epoch": 1, "seq": seq, "mark": b"", "applied_within_s": WAIT}
         payload: list[Any] = [ids] if op == "delete" else [ids, rows]
-        told = link.call("update", {**asked, "changes": [["item", op, 0, ROWS]]}, payload).result(WAIT).meta
+        change = ["item", op, 0, ROWS, 0 if op == "delete" else SPEC.row_bytes]
+        told = link.call("update", {**asked, "changes": [change]}, payload).result(WAIT).meta
         assert told["applied"] == told["position"]
         operations, sizes = zip(*database.writes, strict=True)
         assert max(operations) <= MAX_ROWS

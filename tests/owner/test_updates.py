@@ -9,6 +9,7 @@ import shutil
 import threading
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,16 @@ class Pusher:
         return Batch(self.name, self.epoch, self.seq if seq is None else seq, mark, digest_of(mark, told), made)
 
     def send(self, batch: Batch) -> Future[Receipt]:
-        return self.owner.begin(self.owner.owner.parts.intake.push(lambda: batch))
+        unresolved = replace(batch, changes=())
+        return self.owner.begin(self.owner.owner.parts.intake.push(unresolved, lambda: batch.changes))
 
     def send_later(self, *changes: tuple[str, str, Ids, Any]) -> Future[Receipt]:
         """Send a batch whose tables are resolved when it is accepted."""
         self.seq += 1
         seq = self.seq
-        return self.owner.begin(self.owner.owner.parts.intake.push(lambda: self.batch(*changes, seq=seq)))
+        unresolved = Batch(self.name, self.epoch, seq, b"", b"later", ())
+        intake = self.owner.owner.parts.intake
+        return self.owner.begin(intake.push(unresolved, lambda: self.batch(*changes, seq=seq).changes))
 
     def push(self, *changes: tuple[str, str, Ids, Any], mark: bytes = b"") -> int:
         """Push and wait until it is applied; -> its position."""
@@ -370,7 +374,7 @@ def test_a_link_pushes_opens_and_asks(owner: OwnerThread, pusher: Pusher) -> Non
     assert (opened["epoch"], opened["last_seq"], opened["mark"]) == (1, 0, b"")
     payload: list[Any] = [IDS[:2], rows(floats(IDS[:2], 20)), IDS[2:3]]
     asked = {"producer": "p", "epoch": 1, "seq": 1, "mark": b"m", "applied_within_s": WAIT}
-    changes = [["item", ADD, 0, 2], ["item", DELETE, 0, 1]]
+    changes = [["item", ADD, 0, 2, 16], ["item", DELETE, 0, 1, 0], ["item", ASSIGN, 0, 0, 0]]
     told = link.call("update", {**asked, "changes": changes}, payload).result(WAIT).meta
     assert told["applied"] == told["durable"] == told["position"] == owner.arena.position
     assert not told["duplicate"]
@@ -388,17 +392,13 @@ def test_a_link_pushes_opens_and_asks(owner: OwnerThread, pusher: Pusher) -> Non
 @pytest.mark.parametrize(
     ("change", "more", "error", "words"),
     [
-        (["item", "multiply", 0, 1], b"", MalformedRequest, r"\[table, op, dtype, n\]"),
-        (["other", ADD, 0, 1], b"", UnknownTable, "other"),
-        (["item", ADD, 1, 1], b"", DimensionMismatch, "8 bytes follow"),
-        (
-            ["item", ADD, 0, 2],
-            b"",
-            DimensionMismatch,
-            r"2 rows of table 'item' \(dim 4\)",
-        ),
-        (["item", ADD, 0, 1], bytes(300), MalformedRequest, "mark: 300 bytes"),
-        (["half", ADD, 0, 1], b"", MalformedRequest, "`add` needs dtype f32"),
+        (["item", "multiply", 0, 1, 16], b"", MalformedRequest, r"\[table, op, dtype, n, row_bytes\]"),
+        (["item", ADD, 0, 1], b"", MalformedRequest, r"\[table, op, dtype, n, row_bytes\]"),
+        (["itme", ADD, 0, 1, 16], b"", UnknownTable, "'itme'; the nearest name is item"),
+        (["item", ADD, 1, 1, 16], b"", DimensionMismatch, "1 rows of 4 x f16 for table 'item' take 8"),
+        (["item", ADD, 0, 2, 16], b"", DimensionMismatch, "take 48 bytes, and 24 came"),
+        (["item", ADD, 0, 1, 16], bytes(300), MalformedRequest, "mark: 300 bytes"),
+        (["half", ADD, 0, 1, 16], b"", MalformedRequest, "`add` needs dtype f32"),
     ],
 )
 def test_a_push_that_cannot_be_is_refused_and_takes_no_number(
@@ -412,17 +412,33 @@ def test_a_push_that_cannot_be_is_refused_and_takes_no_number(
     assert owner.owner.parts.intake.producers.get("trainer-0").last_seq == 0
 
 
+def test_a_batch_sent_again_after_its_table_went_is_a_duplicate(owner: OwnerThread, pusher: Pusher) -> None:
+    link = owner.link()
+    asked = {"producer": "trainer-0", "epoch": pusher.epoch, "seq": 1, "mark": b""}
+    asked["changes"] = [["item", ADD, 0, 1, 16]]
+    payload: list[Any] = [IDS[:1], rows(floats(IDS[:1]))]
+    position = link.call("update", asked, payload).result(WAIT).meta["position"]
+    link.call("drop", {"table": "item"}).result(WAIT)
+    for spec in (None, TableSpec(name="item", dim=9, dtype="f16")):
+        if spec is not None:
+            link.call("create", {"spec": spec.to_json()}).result(WAIT)
+        again = link.call("update", asked, payload).result(WAIT).meta
+        assert (again["position"], again["duplicate"]) == (position, True)
+    with pytest.raises(MalformedRequest, match="add = true"):
+        link.call("update", asked | {"seq": 2}, payload).result(WAIT)
+
+
 def test_rows_travel_in_any_dtype_and_saturate(owner: OwnerThread, pusher: Pusher) -> None:
     link = owner.link()
     link.call("create", {"spec": TableSpec(name="half", dim=4, dtype="f16").to_json()}).result(WAIT)
     wide = np.array([[1.5, -70000.0, 65504.0, 3e38]], np.float32)
     asked = {"producer": "trainer-0", "epoch": pusher.epoch, "seq": 1, "mark": b"", "applied_within_s": WAIT}
-    link.call("update", {**asked, "changes": [["half", ASSIGN, 0, 1]]}, [IDS[:1], rows(wide)]).result(WAIT)
+    link.call("update", {**asked, "changes": [["half", ASSIGN, 0, 1, 16]]}, [IDS[:1], rows(wide)]).result(WAIT)
     state, found = read(link, catalogue(link)["half"], IDS[:1])
     assert state.tolist() == [1]
     assert found.view(np.float16).tolist() == [[1.5, -65504.0, 65504.0, 65504.0]]
     assert owner.owner.parts.intake.applier.values_saturated == 2
     narrow = np.array([[1.5, -7.0, 65504.0, 0.25]], np.float16)
     asked["seq"] = 2
-    link.call("update", {**asked, "changes": [["item", ADD, 1, 1]]}, [IDS[:1], narrow.view(np.uint8)]).result(WAIT)
+    link.call("update", {**asked, "changes": [["item", ADD, 1, 1, 8]]}, [IDS[:1], narrow.view(np.uint8)]).result(WAIT)
     np.testing.assert_array_equal(values_of(owner, IDS[:1])[1], floats(IDS[:40])[:1] + narrow.astype(np.float32))

@@ -94,7 +94,8 @@ def test_a_narrow_table_takes_add_where_its_spec_says_so(owner: OwnerThread) -> 
     link = owner.link()
     link.call("create", {"spec": {"name": "narrow", "dim": DIM, "dtype": "f16"}}).result(WAIT)
     state = link.call("open_producer", {"producer": "some"}).result(WAIT).meta
-    meta = {"producer": "some", "epoch": state["epoch"], "seq": 1, "mark": b"", "changes": [["narrow", ADD, 0, 1]]}
+    meta = {"producer": "some", "epoch": state["epoch"], "seq": 1, "mark": b""}
+    meta["changes"] = [["narrow", ADD, 0, 1, 4 * DIM]]
     with pytest.raises(MalformedRequest, match="add = true"):
         link.call("update", meta, [IDS[:1], np.zeros(4 * DIM, np.uint8)]).result(WAIT)
     with pytest.raises(MalformedRequest, match="always takes it"):
