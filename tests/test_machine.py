@@ -45,7 +45,6 @@ class Sent:
     mark: bytes
     changes: list[Change]
     told: list[tuple[str, str, list[int], Any]]
-    tables: dict[str, tuple[int, str]]  # dim, and dtype on disk, of those that it names
 
 
 class Hierarchy(RuleBasedStateMachine):
@@ -248,7 +247,7 @@ class Hierarchy(RuleBasedStateMachine):
         state = self.naive.producers[producer]
         random = np.random.default_rng([seed, ahead])
         mark = b"mark %d" % random.integers(1000)
-        sent = Sent(producer, state.epoch, state.last_seq + 1 + ahead, mark, [], [], {})
+        sent = Sent(producer, state.epoch, state.last_seq + 1 + ahead, mark, [], [])
         for _ in range(random.integers(1, 5)):
             name = random.choice(sorted(self.naive.tables))
             self._add_change(sent, str(name), random)
@@ -264,7 +263,6 @@ class Hierarchy(RuleBasedStateMachine):
         encoded = None if op == "delete" else np.ascontiguousarray(rows.astype(WIRE[wire])).view(np.uint8)
         sent.changes.append(Change(name, op, ids, encoded, wire))
         sent.told.append((name, op, ids.tolist(), rows))
-        sent.tables[name] = (table.dim, table.cold)
 
     def send(self, sent: Sent, applied_within_s: float | None = None) -> Pending[Pushed]:
         return updatecalls.push(
