@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embcache import tablecalls, updatecalls
 from embcache.attachment import Attachment
 from embcache.config import Settings
-from embcache.errors import NotReady, UnsupportedDtype
+from embcache.errors import MalformedRequest, NotReady, UnsupportedDtype
 from embcache.features import hash_values
 from embcache.host.warm import warm_readers
 from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
@@ -303,6 +303,8 @@ class EmbeddingCache:
     ) -> LookupResult:
         if dtype not in DTYPES:
             raise UnsupportedDtype(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        if not isinstance(min_position, int | np.integer) or not 0 <= min_position < 1 << 64:
+            raise MalformedRequest(f"min_position: {min_position!r:.60} should be an integer from 0 to 2^64 - 1")
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         for _ in range(_VERSION_TRIES):
             attachment = self.attached()

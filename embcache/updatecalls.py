@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.attachment import Attachment
-from embcache.errors import DimensionMismatch, InvalidRows
+from embcache.errors import DimensionMismatch, InvalidRows, MalformedRequest, UnsupportedDtype
 from embcache.host.convert import decode_rows, dim_of, first_nonfinite, row_bytes_of
 from embcache.local import frames
 from embcache.pending import Pending
 from embcache.spec import DTYPES
+from embcache_client.lookup import feature_ids
+from embcache_client.updates import MAX_CHANGES, OPS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,10 +42,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """How far a producer has come: its next batch is `last_seq` + 1, `mark` what the last one carried."""
+    """How far a producer has come: its next batch is `last_seq` + 1, `mark` what the last one carried.
+
+    `last_epoch` is the epoch under which that one was accepted, 0 where there is none.
+    """
 
     epoch: int
     last_seq: int
+    last_epoch: int
     mark: bytes
     position: int
     history: str
@@ -97,12 +103,18 @@ def push(
     DimensionMismatch and InvalidRows before anything is sent; Fenced, SequenceGap, Conflict, UnknownTable,
     DimensionMismatch, Overloaded and StorageFull from the owner: nothing of the batch was accepted then.
     """
+    if not 1 <= len(changes) <= MAX_CHANGES:
+        raise MalformedRequest(f"changes: {len(changes)} of them; a batch holds 1 to {MAX_CHANGES}")
+    for name, value, least in (("epoch", epoch, 0), ("seq", seq, 1)):
+        if not isinstance(value, int | np.integer) or not least <= value < 1 << 64:
+            raise MalformedRequest(f"{name}: {value!r:.60} should be an integer from {least} to 2^64 - 1")
     shapes: list[list[Any]] = []
     payload: list[frames.Buffer] = []
     for place, change in enumerate(changes):
-        rows = _checked_rows(place, change)
-        shapes.append([change.table, change.op, DTYPES.index(change.dtype), change.ids.size, rows.shape[1]])
-        payload += [np.ascontiguousarray(change.ids, "<u8"), rows, frames.padding(rows.nbytes)]
+        ids = _checked_ids(place, change)
+        rows = _checked_rows(place, change, len(ids))
+        shapes.append([change.table, change.op, DTYPES.index(change.dtype), len(ids), rows.shape[1]])
+        payload += [ids, rows, frames.padding(rows.nbytes)]
     meta = {"producer": producer, "epoch": epoch, "seq": seq, "mark": mark, "changes": shapes}
     call = attachment.link.call("update", meta | {"applied_within_s": applied_within_s}, payload)
     return Pending(call, lambda reply: Pushed(**_picked(reply.meta, Pushed)))
@@ -119,20 +131,34 @@ def wait_applied(attachment: Attachment, position: int, timeout_s: float) -> Pen
     return Pending(call, lambda reply: None)
 
 
-def _checked_rows(place: int, change: Change) -> NDArray[np.uint8]:
-    """A change's encoded rows, one for each id and finite; of no bytes for `delete`."""
-    rows = np.zeros((change.ids.size if change.op == "delete" else 0, 0), np.uint8)
+def _checked_ids(place: int, change: Change) -> NDArray[np.uint64]:
+    """A change's ids; MalformedRequest for what are none, and for an op or a dtype that is none."""
+    if change.op not in OPS:
+        raise MalformedRequest(f"changes[{place}].op: {change.op!r:.60} should be one of {', '.join(OPS)}")
+    if change.dtype not in DTYPES:
+        raise UnsupportedDtype(f"changes[{place}].dtype: {change.dtype!r:.60} is none of {', '.join(DTYPES)}")
+    try:
+        return feature_ids(change.table, np.asarray(change.ids), change.ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedRequest(f"changes[{place}].ids: {error}") from None
+
+
+def _checked_rows(place: int, change: Change, count: int) -> NDArray[np.uint8]:
+    """A change's encoded rows u8, one for each id and finite; of no bytes for `delete`."""
+    rows = np.zeros((count if change.op == "delete" else 0, 0), np.uint8)
     if change.rows is not None:
-        rows = np.ascontiguousarray(change.rows, np.uint8)
-    if rows.ndim != 2 or len(rows) != change.ids.size:
-        raise DimensionMismatch(f"changes[{place}].rows: {list(rows.shape)} for {change.ids.size} ids; one row each")
+        rows = np.ascontiguousarray(change.rows)
+    if rows.dtype != np.uint8 or rows.ndim != 2 or len(rows) != count:
+        raise DimensionMismatch(
+            f"changes[{place}].rows: {rows.dtype} {list(rows.shape)} for {count} ids; encoded rows are uint8, one each"
+        )
     code = DTYPES.index(change.dtype)
     dim = dim_of(code, rows.shape[1])
     if row_bytes_of(code, dim) != rows.shape[1] and rows.size:
         raise DimensionMismatch(f"changes[{place}].rows: rows of {rows.shape[1]} bytes are none of {change.dtype}")
     values = rows.view("<f4") if change.dtype == "f32" else decode_rows(rows, code, dim)
     if first_nonfinite(values) >= 0:
-        bad = change.ids[~np.isfinite(values).all(axis=1)]
+        bad = np.asarray(change.ids)[~np.isfinite(values).all(axis=1)]
         named = [str(identifier) for identifier in bad[:_NAMED_IDS].tolist()]
         raise InvalidRows(
             f"changes[{place}].rows: {bad.size} rows for table {change.table!r} hold NaN or infinity, first that of id "

@@ -11,7 +11,16 @@ import pytest
 
 from embcache import EmbeddingCache
 from embcache.config import Cold, Settings, Warm
-from embcache.errors import DeadlineExceeded, DimensionMismatch, Fenced, HistoryChanged, InvalidRows, UnknownTable
+from embcache.errors import (
+    DeadlineExceeded,
+    DimensionMismatch,
+    Fenced,
+    HistoryChanged,
+    InvalidRows,
+    MalformedRequest,
+    UnknownTable,
+    UnsupportedDtype,
+)
 from embcache.updatecalls import Change
 from embcache_client.results import COLD, MISSING, WARM
 
@@ -74,9 +83,14 @@ def test_a_lookup_waits_for_the_position_that_it_is_given(cache: EmbeddingCache)
         (
             Change("strict", "add", IDS[:2], encoded([[0.0] * 4])),
             DimensionMismatch,
-            r"rows: \[1, 16\] for 2 ids",
+            r"rows: uint8 \[1, 16\] for 2 ids",
         ),
-        (Change("strict", "assign", IDS[:1]), DimensionMismatch, r"rows: \[0, 0\] for 1 ids"),
+        (Change("strict", "multiply", IDS[:1]), MalformedRequest, r"\[0\].op: 'multiply'"),  # type: ignore[arg-type]
+        (Change("strict", "delete", np.array([1.5])), MalformedRequest, "ids: .* float64, not integers"),
+        (Change("strict", "delete", np.array([-1])), MalformedRequest, "id -1 at 0 is negative"),
+        (Change("strict", "add", IDS[:1], np.zeros((1, 4), np.float32)), DimensionMismatch, "rows are uint8"),
+        (Change("strict", "add", IDS[:1], encoded([[0.0] * 4]), "f8"), UnsupportedDtype, "'f8' is none of"),
+        (Change("strict", "assign", IDS[:1]), DimensionMismatch, r"rows: uint8 \[0, 0\] for 1 ids"),
         (Change("strict", "add", IDS[:2], encoded([[0.0] * 4, [np.nan] * 4])), InvalidRows, "first that of id 2"),
     ],
 )
@@ -87,4 +101,10 @@ def test_what_cannot_be_pushed_is_said_and_takes_no_number(
     producer = cache.open_producer("strict")
     with pytest.raises(error, match=words):
         cache.update("strict", producer.epoch, 1, [change])
+    with pytest.raises(MalformedRequest, match="0 of them"):
+        cache.update("strict", producer.epoch, 1, [])
+    with pytest.raises(MalformedRequest, match="seq: 0 should"):
+        cache.update("strict", producer.epoch, 0, [Change("strict", "delete", IDS[:1])])
+    with pytest.raises(MalformedRequest, match="min_position: -1"):
+        cache.lookup({"strict": IDS}, min_position=-1)
     assert cache.open_producer("strict").last_seq == 0

@@ -40,7 +40,6 @@ PIECE_ROWS = 1024  # a write of so many holds the GIL for 2 to 4 ms
 PIECE_BYTES = 512 << 10  # of rows on disk
 _RETRY_S = 0.5  # between tries to write what the disk has no room for
 _TRIES_A_LINE = 120  # of the log
-_LARGEST = np.float32(3.4028235e38)
 
 T = TypeVar("T")
 
@@ -300,11 +299,7 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
     absent = state == ABSENT
     if absent.any():
         sums[absent] = default_values(spec, own[absent])
-    add_rows(sums, places.astype(np.int64), deltas)
-    beyond = ~np.isfinite(sums)
-    if beyond.any():  # finite rows and finite deltas: only a sum beyond the range of f32
-        outcome.saturated += int(np.count_nonzero(beyond))
-        np.clip(np.nan_to_num(sums, copy=False, nan=0.0), -_LARGEST, _LARGEST, out=sums)
+    outcome.saturated += add_rows(sums, places.astype(np.int64), deltas)
     sound = state != DAMAGED
     if not sound.all():
         outcome.damaged += int(np.count_nonzero(~sound))

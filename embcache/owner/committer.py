@@ -12,7 +12,9 @@ Order. All on the loop, but for the log's own calls:
 3. Entries that are safe go to the applier, in order; then whoever pushed them, or the same batch again, is answered.
 If the log fails, everything in line fails with it, later batches too, since they were judged as if the failed ones had
 been accepted: the log takes back what was appended, the producers' state goes back to what is in the log, and positions
-are given again. Nothing of it was acknowledged.
+are given again. Nothing of it was acknowledged. Where the log cannot even take back (a disk that filled up under it), a
+restart may find those entries and count them: then who pushed them is not told that nothing was accepted, but to ask
+again (NotReady).
 
 Invariant: durable <= logged <= accepted; an answer comes only for positions up to `logged`, whose content never
 changes; with durability "sync" `logged` is durable.
@@ -29,13 +31,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from embcache.config import Updates
-from embcache.errors import EmbcacheError, Overloaded
+from embcache.errors import EmbcacheError, NotReady, Overloaded
 from embcache.owner.catalogue import TableChange
 from embcache.owner.entries import Entry, to_payload
 from embcache.owner.producers import Producer, Producers
 from embcache.owner.threads import StoreThreads, log, service_error
 from embcache.owner.updates import Batch, RowsChange
 from embcache_storage.log import UpdateLog
+from embcache_storage.store import StoreError
 
 Resolve: TypeAlias = Callable[[], tuple[RowsChange, ...]]
 
@@ -117,7 +120,7 @@ class Committer:
         before it that fail with it included.
         """
         state = self._producers.get(name)
-        opening = Batch(name, state.epoch + 1, state.last_seq, state.mark, state.digest, ())
+        opening = Batch(name, self._producers.next_epoch(name), state.last_seq, state.mark, state.digest, ())
         position = self._enter_batch(opening, must_sync=True)
         opened = self._producers.get(name)
         await self._until_safe(position)
@@ -130,9 +133,10 @@ class Committer:
         return position
 
     def forget(self, names: Iterable[str]) -> None:
-        """Producers of whom nothing stands in line are as if they had never opened."""
+        """Producers of whom nothing stands in line are as if they had never opened, but for their epochs."""
         for name in names:
-            self._producers.accepted.pop(name, None)
+            forgotten = self._producers.accepted.pop(name)
+            self._producers.floor = max(self._producers.floor, forgotten.epoch)
             self._logged_state.pop(name, None)
 
     async def drain(self) -> None:
@@ -216,9 +220,12 @@ class Committer:
             self._log.append([to_payload(entry) for entry in entries])
             if must_sync:
                 self._log.sync()
-        except BaseException:
+        except BaseException as error:
             self._broken = True
-            self._log.retract(self.logged)
+            try:
+                self._log.retract(self.logged)
+            except StoreError as still:
+                raise _Unknown(error) from still
             self._broken = False
             raise
 
@@ -227,8 +234,18 @@ class Committer:
         self._flying, self._line, self._waiting_bytes = [], [], 0
         self._producers.accepted = dict(self._logged_state)
         log.warning("%d entries of the update log were not accepted: %s", len(failed), error)
+        told = service_error(error)
+        if isinstance(error, _Unknown):
+            told = NotReady(
+                f"whether this was accepted is not known yet, send the very same again: {error}",
+                {"retry_after_ms": 1000},
+            )
         for waiting in failed:
-            waiting.safe.set_exception(service_error(error))
+            waiting.safe.set_exception(told)
+
+
+class _Unknown(Exception):
+    """Entries are in the log, or not, and cannot be taken back."""
 
 
 def states(entries: Iterable[Accepted]) -> dict[str, Producer]:

@@ -20,9 +20,9 @@ from embcache.owner.applier import CURSOR, Applier, Cursor, Tiers
 from embcache.owner.catalogue import TableChange
 from embcache.owner.committer import Accepted, Committer, Receipt, Resolve
 from embcache.owner.entries import from_payload
-from embcache.owner.producers import META, Producer, Producers
+from embcache.owner.producers import FLOOR, META, Producer, Producers
 from embcache.owner.threads import StoreThreads, log
-from embcache.owner.updates import Batch
+from embcache.owner.updates import Batch, RowsChange
 from embcache_storage.log import UpdateLog
 from embcache_storage.store import RowStore, StoreError
 
@@ -60,7 +60,9 @@ class Intake:
                 f"{self._log.last}: restore the data folder from a copy"
             )
         metas = await self._threads.apply(self._store.metas, META)
-        self.producers = Producers({key[len(META) :]: Producer.from_bytes(value) for key, value in metas.items()})
+        floor = await self._threads.apply(self._store.get_meta, FLOOR)
+        known = {key[len(META) :]: Producer.from_bytes(value) for key, value in metas.items()}
+        self.producers = Producers(known, int(floor or 0))
         self.applier = Applier(self._store, self._threads, self._tiers, cursor)
         self._tiers.publish(cursor.position)
         self._run(self.applier.run())
@@ -102,9 +104,13 @@ class Intake:
     async def push(self, batch: Batch, resolve: Resolve) -> Receipt:
         """Accept a batch, see `Committer.push`."""
         await self._until_open()
-        if self.applier.waiting_bytes > self._bounds.waiting_bytes:
-            raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
-        return await self.committer.push(batch, resolve)
+
+        def admitted() -> tuple[RowsChange, ...]:  # asked about new batches alone
+            if self.applier.waiting_bytes > self._bounds.waiting_bytes:
+                raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
+            return resolve()
+
+        return await self.committer.push(batch, admitted)
 
     async def open(self, name: str) -> Producer:
         """Open a producer, see `Committer.open`."""
@@ -156,6 +162,8 @@ class Intake:
 
     async def _take_up(self, position: int) -> None:
         """Apply what a crash left in the log."""
+        if position < self._log.last:
+            log.info("applying %d entries of the update log before anything is served", self._log.last - position)
         while position < self._log.last:
             for entry in await self._threads.append(self._log.read, position, _READ_BYTES):
                 held = from_payload(entry.payload)
@@ -188,8 +196,10 @@ class Intake:
             if gone:
                 self.committer.forget(gone)
                 log.info("%d producers are forgotten: nothing was heard of them for long", len(gone))
+                meta: dict[str, bytes | None] = {FLOOR: b"%d" % self.producers.floor}
+                meta |= dict.fromkeys([META + name for name in gone])
                 with contextlib.suppress(StoreError):  # they are forgotten again after the next start
-                    await self._threads.apply(self._store.commit, (), dict.fromkeys([META + name for name in gone]))
+                    await self._threads.apply(self._store.commit, (), meta)
             await asyncio.sleep(_FORGET_EVERY_S)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

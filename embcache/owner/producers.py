@@ -22,14 +22,19 @@ from embcache.owner.updates import Batch
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 META = "producer/"  # the prefix of their keys among the store's meta values
+FLOOR = "epochs"  # the key of the epoch above which all new ones are
 
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """A producer's state. `position` is that of its last batch or opening, `heard` when it came, in s since 1970."""
+    """A producer's state. `position` is that of its last batch or opening, `heard` when it came, in s since 1970.
+
+    `last_epoch` is that under which its last batch was accepted: it tells whose that was.
+    """
 
     epoch: int
     last_seq: int = 0
+    last_epoch: int = 0
     digest: bytes = b""
     mark: bytes = b""
     position: int = 0
@@ -45,10 +50,19 @@ class Producer:
 
 
 class Producers:
-    """All producers of an owner, as accepted so far."""
+    """All producers of an owner, as accepted so far.
 
-    def __init__(self, accepted: Mapping[str, Producer] | None = None) -> None:
+    `floor`: new epochs are above it. It is raised past those of forgotten producers, and far in a new history, in which
+    epochs may have been given that this data folder does not know: no epoch of a name is ever another process's again.
+    """
+
+    def __init__(self, accepted: Mapping[str, Producer] | None = None, floor: int = 0) -> None:
         self.accepted = dict(accepted or {})
+        self.floor = floor
+
+    def next_epoch(self, name: str) -> int:
+        """For the next opening of a name."""
+        return 1 + max(self.get(name).epoch, self.floor)
 
     def get(self, name: str) -> Producer:
         """A producer's state; that of one which never opened has epoch 0. MalformedRequest for a bad name."""
@@ -77,7 +91,8 @@ class Producers:
 
     def accept(self, batch: Batch, position: int, now: float) -> Producer:
         """Note a new batch, or an opening, at a position; -> the producer's state after it."""
-        state = Producer(batch.epoch, batch.seq, batch.digest, batch.mark, position, now)
+        last_epoch = batch.epoch if batch.changes else self.get(batch.producer).last_epoch
+        state = Producer(batch.epoch, batch.seq, last_epoch, batch.digest, batch.mark, position, now)
         self.accepted[batch.producer] = state
         return state
 

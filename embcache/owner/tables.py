@@ -27,6 +27,7 @@ from embcache.owner import lineage
 from embcache.owner.catalogue import KEY, LAST_NUMBER, Catalogue, Table, TableChange, Version
 from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
+from embcache.owner.producers import FLOOR
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
 from embcache.validation import no_table
@@ -194,11 +195,13 @@ class Tables:
         """Begin a new history where that is due, and note whose files these are now."""
         data = await self._threads.change(self._store.get_meta, lineage.KEY)
         before = owner if data is None else Lineage.from_bytes(data)
+        meta = {}
         if not before.is_continued_by(owner):
             log.warning("a new history of positions begins: these files are a copy, or power loss took the newest")
             self._catalogue = self._catalogue.with_history(secrets.token_hex(8))
+            meta[FLOOR] = b"%d" % (1 << 62 | secrets.randbits(61))
         if data != owner.to_bytes():
-            meta = {KEY: self._catalogue.to_bytes(), lineage.KEY: owner.to_bytes()}
+            meta |= {KEY: self._catalogue.to_bytes(), lineage.KEY: owner.to_bytes()}
             await self._threads.change(self._store.commit, (), meta)
             await self._threads.change(self._store.flush)
         self._lineage = owner

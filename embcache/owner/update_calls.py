@@ -30,7 +30,10 @@ class UpdateCalls:
         self._tables = tables
 
     async def producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"producer"} -> {"epoch", "last_seq", "mark", "position", "history"}; epoch 0 for one that never opened."""
+        """{"producer"} -> {"epoch", "last_seq", "last_epoch", "mark", "position", "history"}.
+
+        Epoch 0 for one that never opened.
+        """
         return self._state_of(self._intake.producers.get(text(meta, "producer"))), ()
 
     async def open_producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
@@ -91,6 +94,7 @@ class UpdateCalls:
         return {
             "epoch": state.epoch,
             "last_seq": state.last_seq,
+            "last_epoch": state.last_epoch,
             "mark": state.mark,
             "position": state.position,
             "history": self._tables.history,

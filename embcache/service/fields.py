@@ -86,7 +86,7 @@ def unsigned(request: dict[str, Any], key: str, most: int) -> int | None:
 
 
 def unknown_key(where: str, unknown: Iterable[str], right: frozenset[str]) -> NoReturn:
-    key = min(unknown)
+    key = min(key if type(key) is str else repr(key) for key in unknown)  # a bin can be a key, too
     hint = f"the nearest right one is {nearest(key, sorted(right))}" if right else "the map should be empty"
     raise MalformedRequest(f"{where}{clip(key)[1:-1]}: no such key; {hint}", {"key": key[:64]})
 

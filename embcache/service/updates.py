@@ -105,6 +105,7 @@ def _told(producer: Producer) -> dict[str, Any]:
     return {
         "epoch": producer.epoch,
         "last_seq": producer.last_seq,
+        "last_epoch": producer.last_epoch,
         "mark": producer.mark,
         "position": producer.position,
         "history": producer.history,

@@ -129,9 +129,12 @@ def test_a_copy_of_the_folder_has_a_history_of_its_own(tmp_path: Path) -> None:
     with owner_of(tmp_path, RocksStore(folder)) as owner:
         history = history_of(owner)
     shutil.copytree(folder, tmp_path / "copy" / "rocksdb")
+    epochs = []
     for path, same in ((folder, True), (tmp_path / "copy" / "rocksdb", False)):
         with owner_of(path.parent, RocksStore(path)) as owner:
             assert (history_of(owner) == history) is same
+            epochs.append(Pusher(owner).epoch)
+    assert epochs[1] > epochs[0] + 1, "a process of the time after the copy is shut out"
     folder.rename(tmp_path / "moved")
     with owner_of(tmp_path, RocksStore(tmp_path / "moved")) as owner:
         assert history_of(owner) == history
@@ -154,4 +157,6 @@ def test_producers_are_forgotten_after_long(
         pusher.owner = owner
         with pytest.raises(Fenced, match="never opened, or not for long"):
             pusher.push(("item", ADD, IDS, floats(IDS)))
-        assert Pusher(owner).epoch == 1
+        assert Pusher(owner).epoch == pusher.epoch + 1, "the epoch of a process that may live is not given again"
+    with owner_of(tmp_path, store, Updates(producer_age_s=age)) as owner:
+        assert Pusher(owner, "another").epoch > pusher.epoch

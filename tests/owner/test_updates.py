@@ -22,6 +22,7 @@ from embcache.errors import (
     DimensionMismatch,
     Fenced,
     MalformedRequest,
+    NotReady,
     Overloaded,
     SequenceGap,
     StorageFull,
@@ -263,6 +264,42 @@ def test_a_full_disk_gives_sequence_and_position_back(
     assert update_log.last == last == owner.owner.parts.intake.committer.durable
     receipts = [pusher.send(each).result(WAIT) for each in (batch, follower)]
     assert receipts == [Receipt(last + 1, False), Receipt(last + 2, False)]
+
+
+def test_what_can_be_neither_kept_nor_taken_back_is_told_as_unknown(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sync and retraction fail: after a restart the batch is there, so it must not be called refused."""
+
+    def full(*arguments: object) -> None:
+        raise StoreFull("no space left")
+
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        pusher = Pusher(owner)
+        batch = pusher.batch(("item", ADD, IDS[:2], floats(IDS[:2], 10)))
+        with monkeypatch.context() as broken:
+            broken.setattr(type(store.log), "sync", full)
+            broken.setattr(type(store.log), "retract", full)
+            with pytest.raises(NotReady, match="send the very same again"):
+                pusher.send(batch).result(WAIT)
+            unknown = store.log.last
+    store.close()
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        pusher.owner = owner
+        assert pusher.send(batch).result(WAIT) == Receipt(unknown, True)
+        np.testing.assert_array_equal(values_of(owner, IDS[:2])[1], floats(IDS[:2], 10))
+
+
+def test_sums_saturate_one_by_one_whatever_pieces_they_fall_into(owner: OwnerThread, pusher: Pusher) -> None:
+    large, ids = np.full((1, 4), 3e38, np.float32), IDS[59:60]
+    expected = np.float32(3.4028235e38) - np.float32(3e38)
+    pusher.push(*[("item", ADD, ids, sign * large) for sign in (1, 1, -1)])
+    np.testing.assert_array_equal(values_of(owner, ids)[1], np.full((1, 4), expected))
+    pusher.push(("item", DELETE, ids, None))
+    for sign in (1, 1, -1):
+        pusher.push(("item", ADD, ids, sign * large))
+    np.testing.assert_array_equal(values_of(owner, ids)[1], np.full((1, 4), expected))
+    assert owner.owner.parts.intake.applier.values_saturated == 8
 
 
 def test_a_table_change_waits_for_the_updates_before_it_and_those_after_it_wait_for_it(

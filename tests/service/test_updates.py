@@ -74,7 +74,8 @@ def test_a_batch_is_durable_counts_once_and_is_read_back(service: Running, table
     status, again = call(service, "/v1/updates", {**batch, "ack": "applied"})
     assert (status, again["position"], again["duplicate"]) == (200, first["position"], True)
     shown = msgpack.unpackb(service.ask(b"GET /v1/producers/trainer-0 HTTP/1.1\r\nhost: test\r\n\r\n").body)
-    assert shown == state | {"last_seq": batch["seq"], "mark": b"\x00\xffhere", "position": first["position"]}
+    now = {"last_seq": batch["seq"], "last_epoch": state["epoch"], "mark": batch["mark"], "position": first["position"]}
+    assert shown == state | now
     position = json.loads(service.ask(b"GET /v1/position HTTP/1.1\r\nhost: test\r\n\r\n").body)
     assert int(position["durable"]) >= int(position["applied"]) >= first["position"]
     assert position["history"] == first["history"]
@@ -121,6 +122,7 @@ def test_errors_have_their_codes_and_nothing_of_the_batch_is_applied(service: Ru
         (good | {"ack": "soon"}, 400, "malformed_request", "ack"),
         (good | {"mark": bytes(257)}, 400, "malformed_request", "mark: 257 bytes"),
         (good | {"sequence": 1}, 400, "malformed_request", "nearest right one is seq"),
+        (good | {b"seq": 1, "then": 2}, 400, "malformed_request", "no such key"),  # type: ignore[list-item]
         (good | {"changes": []}, 400, "malformed_request", "1 to 256"),
         (good | {"changes": [change(table), change("nowhere")]}, 404, "unknown_table", "nowhere"),
         (good | {"changes": [change(table), change(table, "multiply")]}, 400, "malformed_request", "changes[1].op"),
