@@ -83,6 +83,7 @@ class Trainer:
         self._batch_bytes, self._batch_rows, self._max_age_s = max_batch_bytes, max_batch_rows, max_age_s
         self._memory_bytes, self._timeout_s = memory_bytes, timeout
         self._changed = threading.Condition()  # over all that follows
+        self._dtype = dtype
         self._pending = Pending(dtype)
         self._residues = Residues(int(memory_bytes * _RESIDUES_SHARE))
         self._since: float | None = None  # when the oldest pending change came
@@ -191,7 +192,10 @@ class Trainer:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(ClientError):  # what went wrong first matters more
+        if self._marks:
+            with self._changed:
+                self._pending = Pending(self._dtype)  # since the last mark, from which it is passed in again
+        with contextlib.suppress(Exception):  # what went wrong first matters more
             self.close(timeout=1.0)
 
     # --- inside ----------------------------------------------------------------------------------------------------

@@ -189,6 +189,38 @@ def test_more_changes_than_a_batch_takes_are_not_sent_in_part_under_a_mark(start
         assert again.resumed_mark == b"1"
 
 
+def test_an_interrupt_between_add_and_mark_comes_through(start: Any) -> None:
+    log = UpdateLog()
+    peer: Peer = start(Scripted(log))
+
+    def train() -> None:
+        with Trainer(peer.url, producer="p", marks=True) as trainer:
+            push(trainer, 1)
+            trainer.add("item", IDS, 2 * ONES)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert values(log) == [1]  # what was marked is flushed, and nothing else
+    with Trainer(peer.url, producer="p", marks=True) as again:
+        assert again.resumed_mark == b"1"
+
+
+def test_a_full_trainer_comes_through_a_block_that_did_not_mark(start: Any) -> None:
+    log = UpdateLog()
+    peer: Peer = start(Scripted(log))
+
+    def train() -> None:
+        with Trainer(peer.url, producer="p", marks=True, max_batch_bytes=20_000) as trainer:
+            push(trainer, 1)
+            for first in range(0, 10_000, 3):
+                trainer.add("item", IDS + np.uint64(first), ONES)
+
+    with pytest.raises(TrainerFull, match="mark more often"):
+        train()
+    assert values(log) == [1]
+
+
 def test_an_answer_that_is_not_heard(start: Any) -> None:
     """The very same batch again, which log.push compares byte for byte."""
     log = UpdateLog()
