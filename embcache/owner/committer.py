@@ -225,8 +225,10 @@ class Committer:
             try:
                 self._log.retract(self.logged)
             except StoreError as still:
-                raise _Unknown(error) from still
-            self._broken = False
+                if self._log.holds(self.logged + 1):
+                    raise _Unknown(error) from still
+            else:
+                self._broken = False
             raise
 
     def _fail(self, error: Exception) -> None:

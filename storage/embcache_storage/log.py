@@ -64,6 +64,10 @@ class UpdateLog(Protocol):
         """Take back the entries after a position, which were acknowledged to nobody: others get their positions."""
         ...
 
+    def holds(self, position: int) -> bool:
+        """Whether an entry stands at a position, even one that an append or a retraction that failed left there."""
+        ...
+
     def read(self, after: int, limit_bytes: int) -> list[Entry]:
         """The entries after a position, in order: as many as `limit_bytes` hold, and one at least where there is one.
 

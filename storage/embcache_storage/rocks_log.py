@@ -104,6 +104,10 @@ class RocksLog:
             self._remove(_KEY.pack(position + 1, 0), _END, "cannot take back what was not acknowledged")
             self.last, self._total = position, total
 
+    def holds(self, position: int) -> bool:
+        with self._gate:
+            return self._get(position, [0])[0] is not None
+
     def read(self, after: int, limit_bytes: int) -> list[Entry]:
         with self._gate:
             if after + 1 < self.first:
