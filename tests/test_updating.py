@@ -54,6 +54,7 @@ def test_what_was_pushed_is_looked_up_and_counts_once(cache: EmbeddingCache) -> 
         assert found.position >= pushed.position
         assert found["item"].status.tolist() == [MISSING] * 10 + [tier] * 90
         np.testing.assert_array_equal(found["item"].rows[10:], np.add(deltas[10:], (1, 2, 3, 4)))
+    assert not cache.stats()["tables"][0]["rows_exact"]
     reopened = cache.open_producer("trainer")
     assert (reopened.epoch, reopened.last_seq, reopened.mark) == (producer.epoch + 1, 1, b"here")
     with pytest.raises(Fenced):

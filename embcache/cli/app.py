@@ -137,9 +137,9 @@ def drop(
     with opened(*_place(config, url), token) as tables:
         info = existing(tables, table)
         if not yes:
-            typer.confirm(f"drop {table} and its {info.rows:,} rows?", abort=True, err=True)
+            typer.confirm(f"drop {table} and its {info.shown_rows} rows?", abort=True, err=True)
         tables.drop(table)
-    typer.echo(f"{table}: dropped, with {info.rows:,} rows")
+    typer.echo(f"{table}: dropped, with {info.shown_rows} rows")
 
 
 @app.command()

@@ -26,7 +26,7 @@ def tables_table(infos: Sequence[TableInfo]) -> Table:
             info.version,
             info.spec.dtype,
             f"{info.spec.dim:,}",
-            f"{info.rows:,}",
+            info.shown_rows,
             f"{info.warm_rows:,}",
             shown_size(info.warm_bytes),
             shown_size(info.cold_bytes),

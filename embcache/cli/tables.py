@@ -26,14 +26,23 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """A table and its live version: rows in all, rows in host memory, bytes in each tier."""
+    """A table and its live version: rows in all, rows in host memory, bytes in each tier.
+
+    `rows` is an estimate unless `rows_exact`.
+    """
 
     spec: TableSpec
     version: str
     rows: int
+    rows_exact: bool
     warm_rows: int
     warm_bytes: int
     cold_bytes: int
+
+    @property
+    def shown_rows(self) -> str:
+        """The rows for people."""
+        return f"{self.rows:,}" if self.rows_exact else f"about {self.rows:,}"
 
 
 class Load(Protocol):
@@ -150,7 +159,7 @@ class RemoteTables:
 
 
 def _local_info(spec: TableSpec, entry: Mapping[str, Any]) -> TableInfo:
-    counts = (entry[key] for key in ("rows", "warm_rows", "warm_bytes", "cold_bytes"))
+    counts = (entry[key] for key in ("rows", "rows_exact", "warm_rows", "warm_bytes", "cold_bytes"))
     return TableInfo(spec, entry["label"], *counts)
 
 
@@ -158,7 +167,8 @@ def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
     try:
         warm, cold = entry["tiers"]["warm"], entry["tiers"]["cold"]
         spec = TableSpec.parse(entry["spec"])
-        return TableInfo(spec, entry["version"], entry["rows"], warm["rows"], warm["bytes"], cold["bytes"])
+        rows, exact = entry["rows"], entry["rows_exact"]
+        return TableInfo(spec, entry["version"], rows, exact, warm["rows"], warm["bytes"], cold["bytes"])
     except (KeyError, TypeError, MalformedRequest) as error:
         raise ProtocolError(
             f"the service describes its tables in a way that this release does not know: {error!r}"

@@ -24,8 +24,8 @@ class Stats:
     async def collect(self) -> dict[str, Any]:
         """{"tables": [{"table", "label", "number", "live", "rows", "cold_bytes", "warm_...": ...}], "memory", "owner"}.
 
-        `rows` and `cold_bytes` are on disk, `warm_rows` and `warm_bytes` in the arena; `memory` is bytes by use;
-        `updates` is positions, what waits, and counts since the owner started.
+        `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
+        the arena; `memory` is bytes by use; `updates` is positions, what waits, and counts since the owner started.
         """
         tables = []
         for table, version in self._parts.tables.versions():
@@ -47,6 +47,7 @@ class Stats:
             "number": version.number,
             "live": True,
             "rows": self._parts.tables.rows(version.number),
+            "rows_exact": self._parts.store.is_counted(version.number),
             "cold_bytes": cold_bytes,
             **_named("warm", self._parts.memory.stats(version.number)),
         }

@@ -100,7 +100,12 @@ def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:
             ((table["table"], tier), table[key]) for table in tables for tier, key in (("warm", warm), ("cold", cold))
         ]
 
-    yield Gauge("table_rows", "Rows of a table in a tier", ("table", "tier"), by_tier("warm_rows", "rows"))
+    yield Gauge(
+        "table_rows",
+        "Rows of a table in a tier; in the cold one about so many once it is updated",
+        ("table", "tier"),
+        by_tier("warm_rows", "rows"),
+    )
     yield Gauge("table_bytes", "Bytes of a table in a tier", ("table", "tier"), by_tier("warm_bytes", "cold_bytes"))
     evicted = [((table["table"],), table["warm_evicted"]) for table in tables]
     yield Gauge("table_evicted_rows", "Rows that others pushed out of the warm tier", ("table",), evicted)

@@ -99,6 +99,7 @@ def _told(spec: TableSpec, counts: Mapping[str, Any]) -> dict[str, Any]:
         "spec": spec.to_json(),
         "version": counts["label"],
         "rows": counts["rows"],
+        "rows_exact": counts["rows_exact"],
         "tiers": {
             "hot": {"rows": 0, "bytes": 0},
             "warm": {"rows": counts["warm_rows"], "bytes": counts["warm_bytes"]},

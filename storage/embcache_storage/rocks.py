@@ -144,6 +144,9 @@ class RocksStore:
             exact = self._counts.get(version)
             return _property(handle, "rocksdb.estimate-num-keys") if exact is None else exact
 
+    def is_counted(self, version: int) -> bool:
+        return version in self._counts
+
     def disk_bytes(self, version: int) -> int:
         with self._gate, self._families.use(version) as handle:
             return _property(handle, "rocksdb.total-sst-files-size")

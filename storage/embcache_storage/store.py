@@ -195,7 +195,14 @@ class RowStore(Protocol):
         ...
 
     def count(self, version: int) -> int:
-        """How many rows there are: exact after a bulk load, an estimate once `commit` has touched the version."""
+        """How many rows there are: exact after a bulk load, an estimate once `commit` has touched the version.
+
+        The estimate counts a row that was written again as another one, until the files are merged.
+        """
+        ...
+
+    def is_counted(self, version: int) -> bool:
+        """Whether `count` is exact, and no estimate."""
         ...
 
     def disk_bytes(self, version: int) -> int:

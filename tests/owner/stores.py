@@ -109,6 +109,9 @@ class WatchedStore:
     def count(self, version: int) -> int:
         return self._store.count(version)
 
+    def is_counted(self, version: int) -> bool:
+        return self._store.is_counted(version)
+
     def disk_bytes(self, version: int) -> int:
         return self._store.disk_bytes(version)
 

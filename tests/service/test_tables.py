@@ -25,7 +25,7 @@ def test_a_table_from_its_creation_to_its_end(service: Running) -> None:
     told = created.json()
     spec = {"name": "shoes", "dim": 3, "dtype": "bf16", "default": "zeros", "feature": "shoes", "add": False}
     assert told["spec"] == spec
-    assert (told["version"], told["rows"]) == ("1", 0)
+    assert (told["version"], told["rows"], told["rows_exact"]) == ("1", 0, True)
     assert told["tiers"]["cold"]["rows"] == 0
     again = service.ask(put("/v1/tables/shoes", {"name": "shoes", "dim": 3, "dtype": "bf16"}))
     assert (again.status, again.json()) == (200, told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from embcache_client import Client, Trainer, TrainerFull
-from embcache_client.errors import Fenced, Timeout, UnknownTable
+from embcache_client.errors import ClientError, Fenced, Timeout, UnknownTable
 from tests.service.running import Running, running
 
 IDS = np.arange(1, 101, dtype=np.uint64)
@@ -237,6 +238,28 @@ def test_a_trainer_goes_on_behind_what_its_spool_holds(serving: Running, client:
         assert again.resumed_mark == b"3"
         position = again.flush(timeout=30)
     np.testing.assert_array_equal(rows(client, position), 3 * ONES)
+
+
+def test_a_spool_is_not_dropped_for_what_others_of_the_name_pushed(
+    serving: Running, client: Client, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"producer": "twice", "spool": tmp_path / "spool"}
+    trainer = Trainer(serving.url, **options, timeout=1.0)
+    with frozen(serving):
+        trainer.add("item", IDS, ONES)
+        with pytest.raises(Timeout, match="they are kept in the spool"):
+            trainer.close(timeout=0.3)
+    with Trainer(serving.url, producer="twice") as other:
+        for _ in range(8):
+            other.assign("item", IDS, 5 * ONES)
+            other.flush()
+    with pytest.raises(ClientError, match="others have pushed as producer 'twice' since: the service accepted batch 8"):
+        Trainer(serving.url, **options)
+    assert any((tmp_path / "spool").glob("*.spool"))
+    shutil.rmtree(tmp_path / "spool")
+    with Trainer(serving.url, **options) as again:
+        again.add("item", IDS, ONES)
+        np.testing.assert_array_equal(rows(client, again.flush()), 6 * ONES)
 
 
 def test_without_a_spool_full_memory_is_an_error_and_nothing_is_lost(serving: Running, client: Client) -> None:
