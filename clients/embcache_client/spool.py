@@ -86,6 +86,10 @@ class Spool:
             self._lock = -1
 
     @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
     def byte_count(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self._files)

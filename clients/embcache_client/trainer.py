@@ -22,6 +22,7 @@ from typing import Final, Self, TypeVar
 
 from numpy.typing import ArrayLike
 
+from embcache_client import spool_line
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.change_queue import ChangeQueue
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, SequenceGap, ServiceError, Timeout
@@ -98,6 +99,8 @@ class Trainer:
         try:
             opened = self._opened()
             self._epoch = opened.epoch
+            if self._spool is not None:
+                spool_line.take_over(self._spool, producer, opened)
             self._outbox = Outbox(opened, self._spool)
         except BaseException:
             self._let_go()

@@ -60,10 +60,14 @@ class UpdateReply:
 
 @dataclass(frozen=True, slots=True)
 class ProducerState:
-    """Where a producer stands: its next batch is last_seq + 1, and `mark` is what its last accepted batch carried."""
+    """Where a producer stands: its next batch is last_seq + 1, and `mark` is what its last accepted batch carried.
+
+    last_epoch: the epoch under which that one was accepted; 0 where there is none.
+    """
 
     epoch: int
     last_seq: int
+    last_epoch: int
     mark: bytes
     position: int
     history: str
@@ -171,8 +175,10 @@ def decode_update_reply(body: Body) -> UpdateReply:
 def decode_producer(body: Body) -> ProducerState:
     """The body of a 200 from /v1/producers/{producer}. Raises ProtocolError where it is not what the protocol says."""
     reply = decode_map(body)
-    epoch, last_seq, position = (_u64(reply, key) for key in ("epoch", "last_seq", "position"))
-    return ProducerState(epoch, last_seq, _mark(reply), position, _get(reply, "history", str))
+    epoch, last_seq, last_epoch, position = (
+        _u64(reply, key) for key in ("epoch", "last_seq", "last_epoch", "position")
+    )
+    return ProducerState(epoch, last_seq, last_epoch, _mark(reply), position, _get(reply, "history", str))
 
 
 def _mark(reply: dict[str, Any]) -> bytes:

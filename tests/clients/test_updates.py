@@ -13,7 +13,7 @@ from embcache_client.errors import ProtocolError
 from embcache_client.updates import Change, ProducerState, UpdateReply
 
 REPLY: dict[str, Any] = {"position": 2**64 - 1, "history": "h1", "durable": 7, "duplicate": True}
-STATE: dict[str, Any] = {"epoch": 3, "last_seq": 0, "mark": b"\x00m", "position": 9, "history": "h1"}
+STATE: dict[str, Any] = {"epoch": 3, "last_seq": 0, "last_epoch": 0, "mark": b"\x00m", "position": 9, "history": "h1"}
 
 
 def u64(*ids: int) -> Any:
@@ -114,7 +114,7 @@ def test_another_epoch_changes_nothing_else() -> None:
 
 def test_the_replies() -> None:
     assert updates.decode_update_reply(msgpack.packb(REPLY | {"more": 1})) == UpdateReply(2**64 - 1, "h1", 7, True)
-    assert updates.decode_producer(msgpack.packb(STATE)) == ProducerState(3, 0, b"\x00m", 9, "h1")
+    assert updates.decode_producer(msgpack.packb(STATE)) == ProducerState(3, 0, 0, b"\x00m", 9, "h1")
 
 
 @pytest.mark.parametrize("decode", [updates.decode_update_reply, updates.decode_producer])

@@ -6,8 +6,10 @@ A service that syncs is in tests/service/test_trainer.py.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from embcache_client import Trainer, TrainerFull
-from embcache_client.errors import SequenceGap, Timeout
+from embcache_client.errors import ClientError, SequenceGap, Timeout
 from tests.clients.peer import Conversation, Peer, answer
 from tests.clients.updatelog import UpdateLog
 
@@ -29,6 +31,7 @@ class Scripted:
     def __init__(self, log: UpdateLog, before: Callable[[str], None] = lambda target: None) -> None:
         self.log = log
         self.before = before
+        self.openings = 0
         self.asked: list[tuple[str, int]] = []  # (target, seq or 0)
         self.changed = threading.Condition()
 
@@ -48,7 +51,9 @@ class Scripted:
         if target == "/v1/position":
             state = {"durable": str(self.log.durable), "applied": "0", "history": self.log.history, "lag_s": 0.0}
             return answer(json.dumps(state).encode(), media_type="application/json")
-        said = self.log.push(seq, body) if seq else self.log.open()
+        if not seq:
+            self.openings += 1
+        said = self.log.push(seq, body) if seq else self.log.open(self.openings)
         if isinstance(said, int):
             error = {"code": "sequence_gap", "message": "a gap", "detail": {"expected": said}}
             return answer(msgpack.packb({"error": error}), status=409)
@@ -171,6 +176,58 @@ def test_what_is_accepted_and_not_durable_survives_the_trainer_in_the_spool(star
         assert again.resumed_mark == b"3"
         again.flush(timeout=20)
     assert values(log) == [1, 2, 3]
+
+
+def leave_in_spool(scripted: Scripted, url: str, folder: Path) -> None:
+    """A trainer that leaves batches 1 to 3, which the service has not made durable."""
+    trainer = Trainer(url, producer="p", marks=True, spool=folder)
+    for value in range(1, 4):
+        push(trainer, value)
+    scripted.wait(lambda: scripted.log.last_seq == 3)
+    with pytest.raises(Timeout, match="they are kept in the spool"):
+        trainer.close(timeout=0.1)
+
+
+def test_a_spool_is_not_dropped_for_the_batches_of_others(start: Any, tmp_path: Path) -> None:
+    log = UpdateLog(syncs=False)
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    leave_in_spool(scripted, peer.url, tmp_path)
+    log.go_down()
+    log.syncs = True
+    with Trainer(peer.url, producer="p", marks=True) as other:
+        for value in range(11, 15):
+            push(other, value)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(kept) == 3  # the batches, whose they are, and the lock
+    for _ in range(2):
+        with pytest.raises(ClientError, match=r"others have pushed as producer 'p' since.*batches 1 to 3.*remove"):
+            Trainer(peer.url, producer="p", marks=True, spool=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    shutil.rmtree(tmp_path)
+    with Trainer(peer.url, producer="p", marks=True, spool=tmp_path) as again:
+        assert again.resumed_mark == b"14"
+        push(again, 15)
+    assert values(log) == [11, 12, 13, 14, 15]
+
+
+def test_a_spool_is_dropped_for_its_own_batches_whichever_trainer_sent_them(start: Any, tmp_path: Path) -> None:
+    log = UpdateLog(syncs=False)
+    scripted = Scripted(log)
+    peer: Peer = start(scripted)
+    leave_in_spool(scripted, peer.url, tmp_path)
+    log.durable = 2  # the opening and batch 1
+    log.go_down()
+    again = Trainer(peer.url, producer="p", marks=True, spool=tmp_path)
+    scripted.wait(lambda: log.last_seq == 3)  # 2 and 3 under an epoch of its own
+    with pytest.raises(Timeout):
+        again.close(timeout=0.1)
+    log.syncs = True
+    with Trainer(peer.url, producer="p", marks=True, spool=tmp_path) as third:
+        assert third.resumed_mark == b"3"
+        push(third, 4)
+    assert values(log) == [1, 2, 3, 4]
+    assert scripted.seqs() == [1, 2, 3, 2, 3, 4]
 
 
 def test_more_changes_than_a_batch_takes_are_not_sent_in_part_under_a_mark(start: Any) -> None:

@@ -48,9 +48,15 @@ class UpdateLog:
         """An opening: the state of the producer, durable, all before it included."""
         self.entries.append((0, b"opening"))
         self.sync()
-        mark = msgpack.unpackb(self.batches[-1][1]).get("mark", b"") if self.batches else b""
-        position = len(self.entries)
-        return {"epoch": epoch, "last_seq": self.last_seq, "mark": mark, "position": position, "history": self.history}
+        last = msgpack.unpackb(self.batches[-1][1]) if self.batches else {}
+        return {
+            "epoch": epoch,
+            "last_seq": self.last_seq,
+            "last_epoch": last.get("epoch", 0),
+            "mark": last.get("mark", b""),
+            "position": len(self.entries),
+            "history": self.history,
+        }
 
     def sync(self) -> None:
         self.durable = len(self.entries)
