@@ -124,7 +124,8 @@ class Outbox:
         if spool.first_seq > self.last_seq + 1:
             raise ClientError(
                 f"the spool begins with batch {spool.first_seq}, and the service has accepted {self.last_seq}: it was "
-                "restored to an older state, and batches between are lost"
+                f"restored to an older state, and batches between are lost. Remove the folder {spool.folder} and start "
+                "again, which goes on from the mark that the service has: a trainer with marks=True loses nothing by it"
             )
         self.last_seq = spool.last_seq
         self.mark = mark_of(spool.read(self.last_seq))

@@ -135,7 +135,7 @@ class Trainer:
         nothing out. So mark often enough for it to fit a batch. Without changes since the last mark nothing is noted.
         """
         if not self._marks:
-            raise ValueError("batches are made at any place: make the trainer with marks=True for them to be made here")
+            raise ValueError("mark() needs Trainer(marks=True): without it, batches are made at any place")
         if len(mark) > MAX_MARK_BYTES:
             raise ValueError(f"the mark has {len(mark)} bytes, more than {MAX_MARK_BYTES}")
         with self._changed:
@@ -332,7 +332,7 @@ class Trainer:
             expected = error.detail.get("expected")
             with self._changed:
                 if not isinstance(expected, int) or not self._outbox.go_back(expected):
-                    raise
+                    raise _gap(error) from error
             return
         if reply is None:
             return
@@ -392,3 +392,12 @@ class Trainer:
         self._transport.close()
         if self._spool is not None:
             self._spool.close()
+
+
+def _gap(error: SequenceGap) -> ServiceError:
+    """The service's error with what to do about it."""
+    message = (
+        f"{error.message}. Batches before this one are kept no more, and the service lost them, as one does that is "
+        "restored to an older state: start again from your mark, which is the resumed_mark of a new trainer"
+    )
+    return ServiceError.of(error.http_status, error.code, message, error.detail)

@@ -155,8 +155,12 @@ def test_a_loss_of_what_was_durable_is_told(start: Any) -> None:
         log.go_down()
     push(trainer, 4)
     for call in (trainer.flush, trainer.close):
-        with pytest.raises(SequenceGap):
+        with pytest.raises(SequenceGap, match=r"a gap.*start again from your mark") as told:
             call()
+        assert (told.value.http_status, told.value.detail) == (409, {"expected": 2})
+    trainer = Trainer(peer.url, producer="p", marks=True)
+    assert trainer.resumed_mark == b"1"
+    trainer.close()
 
 
 def test_what_is_accepted_and_not_durable_survives_the_trainer_in_the_spool(start: Any, tmp_path: Any) -> None:

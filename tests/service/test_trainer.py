@@ -192,7 +192,10 @@ def test_a_trainer_that_is_killed_goes_on_at_its_mark(serving: Running, client: 
 
 
 def test_changes_since_the_last_mark_are_not_flushed_without_one(serving: Running, client: Client) -> None:
-    with Trainer(serving.url, producer="unmarked") as trainer, pytest.raises(ValueError, match="marks=True"):
+    with (
+        Trainer(serving.url, producer="unmarked") as trainer,
+        pytest.raises(ValueError, match=r"mark\(\) needs Trainer\(marks=True\)"),
+    ):
         trainer.mark(b"0")
     with Trainer(serving.url, producer="unmarked", max_batch_bytes=100_000, marks=True) as trainer:
         trainer.add("item", IDS, ONES)
