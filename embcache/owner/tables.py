@@ -34,6 +34,7 @@ from embcache.validation import no_table
 from embcache_storage.store import RowStore, VersionGone
 
 _COUNT_EVERY_S = 1.0
+_EPOCHS_BEYOND = 1 << 40  # the last floor: more than any history gives, so that a copy of a copy is above both
 _NUMBERS_AT_ONCE = 64  # taken by one catalogue write, so that not every import begins with one
 
 
@@ -199,7 +200,8 @@ class Tables:
         if not before.is_continued_by(owner):
             log.warning("a new history of positions begins: these files are a copy, or power loss took the newest")
             self._catalogue = self._catalogue.with_history(secrets.token_hex(8))
-            meta[FLOOR] = b"%d" % (1 << 62 | secrets.randbits(61))
+            floor = int(await self._threads.change(self._store.get_meta, FLOOR) or 0)
+            meta[FLOOR] = b"%d" % (floor + _EPOCHS_BEYOND + secrets.randbits(47))
         if data != owner.to_bytes():
             meta |= {KEY: self._catalogue.to_bytes(), lineage.KEY: owner.to_bytes()}
             await self._threads.change(self._store.commit, (), meta)
