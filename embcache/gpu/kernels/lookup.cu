@@ -1,0 +1,21 @@
+// The lookup's entry point.
+extern "C" __global__ void __launch_bounds__(128) look_up(Control* control) {
+    const u32 lane = threadIdx.x & 31u, warps = gridDim.x * (blockDim.x / 32u);
+    const u32 tile_count = control->tile_count, tick = control->tick;
+    for (u32 t = (blockIdx.x * blockDim.x + threadIdx.x) / 32u; t < tile_count; t += warps) {
+        const Tile tile = control->tiles[t];
+        const Pool pool = control->pools[tile.pool];
+        const u32 missed = (tile.form >> 16 & 255u) == BAGS ? look_up_bags(pool, tile, control->scratch, lane, tick)
+                                                            : look_up_rows(pool, tile, lane, tick);
+        if (lane == 0) store_4(control->missed + t, missed);
+    }
+    // The last block to come here says that all is written. The barrier and the fence make what the whole block wrote
+    // visible to the host before the count that says so.
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    __threadfence_system();
+    if (atomicAdd(control->finished, 1u) + 1u != gridDim.x) return;
+    atomicExch(control->finished, 0u);
+    __threadfence_system();
+    store_release_system(&control->done, control->number);
+}
