@@ -229,12 +229,12 @@ class Lookup:
             form = (spec.dtype_code, spec.dim, address_of(encoded))
             if query.lengths is None:
                 dtype, dim, rows = form
-                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias)
+                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias, 0, 0)
                 continue
             weights = 0 if query.weights is None else address_of(query.weights)
             pooling = MEAN if query.pooling == "mean" else SUM
             status = self._address + place.status
-            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias)
+            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, 0)
 
     def _fill_uniform(self, index: int, view: TableView, bound: np.float32) -> None:
         instead = np.flatnonzero(~_HAS_ROW[self._statuses[index]])

@@ -1,4 +1,4 @@
-"""The few machine operations that Numba lacks, by address: prefetch, ordered loads and stores, wide compare, copy.
+"""The few machine operations that Numba lacks, by address: prefetch, ordered words, wide compare and copy, pause.
 
 Each has two bodies: LLVM instructions here, and ctypes in machine_python.py for NUMBA_DISABLE_JIT=1, so that
 the same kernels run as plain Python in tests. Addresses and byte counts are int64, words are uint64.
@@ -11,6 +11,7 @@ What is read in between may be torn; it is thrown away when the stamps differ.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
@@ -23,6 +24,7 @@ from embcache.host.jit import JIT_ENABLED
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _LANES = ir.VectorType(_I64, 8)  # one cache line
+_IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
 
 def _pointer(builder: Any, address: Any, to: Any) -> Any:
@@ -71,6 +73,20 @@ def _fence(ordering: str) -> Any:
     return fence
 
 
+def _pauser() -> Any:
+    @intrinsic
+    def pause(_context: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+            if _IS_X86:
+                function_type = ir.FunctionType(ir.VoidType(), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause"), [])
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return pause
+
+
 def _bitcaster(source: Any, target: Any, to: Any) -> Any:
     @intrinsic
     def cast(_context: Any, _value: Any) -> Any:
@@ -89,6 +105,7 @@ load_i32 = _loader(types.int32, 32)
 load_i64 = _loader(types.int64, 64)
 load_u64 = _loader(types.uint64, 64)
 load_acquire = _loader(types.uint64, 64, "acquire")
+load_acquire_u32 = _loader(types.uint32, 32, "acquire")
 load_relaxed = _loader(types.uint64, 64, "monotonic")
 store_u8 = _storer(types.uint8, 8)
 store_u16 = _storer(types.uint16, 16)
@@ -100,6 +117,7 @@ store_relaxed = _storer(types.uint64, 64, "monotonic")
 store_release = _storer(types.uint64, 64, "release")
 fence_acquire = _fence("acquire")
 fence_release = _fence("release")
+pause = _pauser()  # tells an x86 core that its thread spins; elsewhere nothing
 float_bits = _bitcaster(types.float32, types.uint32, _I32)
 bits_float = _bitcaster(types.uint32, types.float32, ir.FloatType())
 

@@ -18,6 +18,7 @@ __all__ = [
     "fence_release",
     "float_bits",
     "load_acquire",
+    "load_acquire_u32",
     "load_i32",
     "load_i64",
     "load_relaxed",
@@ -27,6 +28,7 @@ __all__ = [
     "load_u64",
     "lowest_bit",
     "match_line",
+    "pause",
     "prefetch",
     "store_i32",
     "store_i64",
@@ -64,6 +66,7 @@ def load_u64(address: int) -> np.uint64:
 
 
 load_acquire = load_relaxed = load_u64
+load_acquire_u32 = load_u32
 
 
 def store_u8(address: int, value: int) -> None:
@@ -102,6 +105,10 @@ def fence_release() -> None:
 
 
 def prefetch(address: int) -> None:
+    pass
+
+
+def pause() -> None:
     pass
 
 

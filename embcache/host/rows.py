@@ -212,12 +212,17 @@ def add_rows(sums, places, deltas):
 
 
 @kernel
-def convert_rows(stored, wire, dim, rows, count, out, scale, bias):
-    """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases."""
+def convert_rows(stored, wire, dim, rows, count, out, scale, bias, status, skip):
+    """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases.
+
+    status: the address of u8 [count]: rows whose status is `skip` are at `out` already, and are left alone; or 0.
+    """
     row_bytes = 8 + dim if stored == Q8 else 4 * dim if stored == F32 else 2 * dim
     out_bytes = dim if wire == Q8 else 4 * dim if wire == F32 else 2 * dim
     scratch = np.empty(dim, np.float32)
     for i in range(count):
+        if status != 0 and load_u8(status + i) == skip:
+            continue
         row, target = rows + i * row_bytes, out + i * out_bytes
         if stored == Q8 and wire == Q8:
             store_u32(scale + 4 * i, load_u32(row))

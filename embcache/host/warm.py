@@ -15,6 +15,7 @@ from embcache.host.ring import MASK, private_ring
 from embcache.host.rows import F32, convert_rows, fill_uniform
 from embcache.host.segment import COUNT, LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import HostTables
+from embcache.host.waiting import await_word
 
 _IDS = np.arange(4, dtype=np.uint64)
 _DIM = 2
@@ -29,10 +30,12 @@ def warm_readers() -> None:
     encoded, _ = convert.encode_rows(np.zeros((_IDS.size, _DIM), np.float32), F32)
     convert.decode_rows(encoded, F32, _DIM)
     rows, target = address_of(encoded), address_of(out)
-    convert_rows(F32, F32, _DIM, rows, _IDS.size, target, 0, 0)
+    convert_rows(F32, F32, _DIM, rows, _IDS.size, target, 0, 0, address_of(status), 0)
     fill_uniform(_IDS, np.zeros(1, np.int64), np.float32(1), F32, _DIM, rows)
     lengths = np.array([_IDS.size], np.uint32)
-    pool_bags(F32, _DIM, rows, address_of(status), lengths, 0, SUM, F32, target, 0, 0)
+    pool_bags(F32, _DIM, rows, address_of(status), lengths, 0, SUM, F32, target, 0, 0, 0)
+    word = np.zeros(1, np.uint32)
+    await_word(address_of(word), 0, 0)
     tables.remove(version)
 
 

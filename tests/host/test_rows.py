@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
-from embcache.host.rows import BF16, F16, F32, Q8
+from embcache.host.memory import address_of
+from embcache.host.rows import BF16, F16, F32, Q8, convert_rows
+from embcache.host.segment import COLD, HOT, MISSING, WARM
 from embcache_client.rowtypes import to_q8
 from tests.naive import rounded
 
@@ -73,6 +75,31 @@ def test_q8_is_the_clients_also_for_rows_wider_than_f32s_range_and_subnormal_one
     np.testing.assert_array_equal(encoded[:, :4].copy().view("<f4")[:, 0], wanted.scale)
     np.testing.assert_array_equal(encoded[:, 4:8].copy().view("<f4")[:, 0], wanted.bias)
     assert np.isfinite(decode_rows(encoded, Q8, 7)).all()
+
+
+@pytest.mark.parametrize("stored", [F32, F16, BF16, Q8])
+@pytest.mark.parametrize("wire", [F32, F16, BF16, Q8])
+@pytest.mark.parametrize("skip", [HOT, 255, None])
+def test_rows_that_are_in_the_wires_form_already_are_left_alone(stored: int, wire: int, skip: int | None) -> None:
+    random, dim = np.random.default_rng(4), 13
+    rows = random.standard_normal((40, dim)).astype(np.float32)
+    status = random.choice(np.array([HOT, WARM, COLD, MISSING], np.uint8), 40)
+    encoded, _ = encode_rows(rows, stored)
+    out = np.full((40, dim * (4, 2, 2, 1)[wire]), 0xEE, np.uint8)
+    scale, bias = np.full(40, -7, np.float32), np.full(40, -8, np.float32)
+    status_at, skipped = (0, HOT) if skip is None else (address_of(status), skip)
+    addresses = (address_of(out), address_of(scale), address_of(bias))
+    convert_rows(stored, wire, dim, address_of(encoded), 40, *addresses, status_at, skipped)
+    kept = (status == HOT) & (skip == HOT)
+    assert kept.any() == (skip == HOT)
+    assert (out[kept] == 0xEE).all()
+    assert (scale[kept] == -7).all()
+    assert (bias[kept] == -8).all()
+    if wire == Q8:
+        out = np.concatenate([scale[:, None].view(np.uint8), bias[:, None].view(np.uint8), out], axis=1)
+    found = decode_rows(np.ascontiguousarray(out[~kept]), wire, dim)
+    wanted = rounded(rows, NAMES[stored])[~kept]
+    np.testing.assert_array_equal(found, wanted if stored == wire else rounded(wanted, NAMES[wire]))
 
 
 def test_rows_that_are_not_finite_are_found() -> None:
