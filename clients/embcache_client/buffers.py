@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -23,18 +24,25 @@ IDLE_BUFFERS: Final = 64
 
 
 class BufferPool:
-    """Buffers in powers of two from SMALLEST to LARGEST bytes. Safe to use from many threads: deques, no locks.
+    """Buffers in powers of two from SMALLEST bytes on. Safe to use from many threads: deques, no locks.
 
     There must be no lock, because a buffer comes back whenever the collector finds its array dead: at any point, in
     any thread, in the middle of take() too.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, allocate: Callable[[int], memoryview] | None = None, largest: int = LARGEST, idle_bytes: int = IDLE_BYTES
+    ) -> None:
+        """allocate: makes memory of so many bytes, at a multiple of ALIGNMENT, where it has to be of a special kind.
+
+        largest: larger buffers are given back to the system; idle_bytes: so many are kept idle of each size.
+        """
+        self._allocate = allocate or _allocate
         self._idle: dict[int, deque[memoryview]] = {}
         self._lent: dict[int, weakref.ref[Any]] = {}
         size = SMALLEST
-        while size <= LARGEST:
-            self._idle[size] = deque(maxlen=min(IDLE_BUFFERS, IDLE_BYTES // size))
+        while size <= largest:
+            self._idle[size] = deque(maxlen=min(IDLE_BUFFERS, idle_bytes // size))
             size *= 2
 
     def take(self, count: int) -> NDArray[np.uint8]:
@@ -42,11 +50,11 @@ class BufferPool:
         size = max(SMALLEST, 1 << (count - 1).bit_length()) if count else SMALLEST
         idle = self._idle.get(size)
         if idle is None:
-            return np.frombuffer(_allocate(count), np.uint8)
+            return np.frombuffer(self._allocate(count), np.uint8)
         try:
             buffer = idle.pop()
         except IndexError:
-            buffer = _allocate(size)
+            buffer = self._allocate(size)
         # Not a slice of an array: slices of slices point past it, at the array that owns the memory, and would not
         # keep it alive. The base of this one is no array, so that all that is cut from it points at it.
         lease = np.frombuffer(buffer, np.uint8, count)

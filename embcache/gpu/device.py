@@ -4,8 +4,8 @@
     emulated/    the same kernels compiled by g++, every thread of a block a fiber: for tests, thousands of times slower
 
 Addresses are integers. Pinned memory has one address for host and device. Work on one stream runs in order, work on
-different streams in any order or at once, but for events: what is launched on a stream after `follow(stream, event)` runs
-after all that the event was recorded behind. Nothing here waits but the calls named so, and those have a time limit.
+different streams in any order or at once, but for events: what is launched on a stream after `follow(stream, event)`
+runs after all that the event was recorded behind. Nothing here waits but the calls named so, and those have a limit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Replay = Callable[[Stream], None]
 
 
 class Device(Protocol):
-    """What the hot tier asks of a device. Safe for many threads. Every call raises DeviceError when the device fails."""
+    """What the hot tier asks of a device. Safe for many threads. Any call raises DeviceError when the device fails."""
 
     @property
     def name(self) -> str:
@@ -98,8 +98,14 @@ class Device(Protocol):
     def copy(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
         """Copy between device memory, pinned memory and each other, in the stream's order."""
 
-    def array(self, owner: Memory, shape: tuple[int, ...], dtype: str) -> Any:
-        """A device array (cupy.ndarray; NumPy's where the device is emulated) over the beginning of `owner`."""
+    def caller_stream(self) -> Stream:
+        """The stream on which the calling thread's own work with the device runs: CuPy's current one."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new array on the device, for the caller's stream: cupy.ndarray, or NumPy's where the device is emulated."""
+
+    def address(self, array: Any) -> int:
+        """Where an array on this device begins. TypeError where it is none, or is not C-contiguous."""
 
     def check(self) -> None:
         """Raise DeviceError if some earlier work has failed."""

@@ -4,8 +4,8 @@
     header   64 bytes: 32 digests, then 32 bytes of use
     slot     16 bytes: id low u32, id high u32, table version u32, flags u32
 
-A digest is EMPTY, IN_FLUX (a writer is at work, readers pass by), or a byte of the id's hash. A stride is a multiple of 32
-bytes, a sector, so that no two rows share one.
+A digest is EMPTY, IN_FLUX (a writer is at work, readers pass by), or a byte of the id's hash. A stride is a multiple of
+32 bytes, a sector, so that no two rows share one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SECTOR = 32
 
 EMPTY, IN_FLUX = 0, 255  # digests
 PINNED = 1  # a flag of a slot: no other row pushes it out
+NEW, PUSHED_OUT, REFUSED, REPLACED = range(4)  # what becomes of an id that is to come in
 MOST_USE, FIRST_USE = 15, 1
 SAMPLE = 32  # one hit in so many is noted as use
 NO_ROW = 0xFFFFFFFF
@@ -52,6 +53,7 @@ POOL = np.dtype([("sets", np.uint64), ("rows", np.uint64), ("set_count", np.uint
 DEFINES = {
     **{name: globals()[name] for name in ("WAYS", "HEADER_BYTES", "SET_BYTES", "EMPTY", "IN_FLUX", "PINNED")},
     **{name: globals()[name] for name in ("MOST_USE", "FIRST_USE", "SAMPLE", "COPY", "BYTES", "EXPRESS", "BAGS")},
+    **{name: globals()[name] for name in ("NEW", "PUSHED_OUT", "REFUSED", "REPLACED")},
     **{"SUM": SUM, "MEAN": MEAN, "HOT": HOT},
     **{"TILE_BYTES": TILE.itemsize, "CONTROL_BYTES": CONTROL.itemsize, "POOL_BYTES": POOL.itemsize},
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from embcache.fairness import pour
 from embcache.host.tables import least_bytes, region_bytes
 
 HEADROOM = 1.1
@@ -37,17 +38,9 @@ def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
     given: dict[int, int] = {}
     while len(given) < len(wants):
         left = int(capacity * FILLED) - sum(given.values())
-        poured = _pour({version: want.most for version, want in wants.items() if version not in given}, left)
+        poured = pour({version: want.most for version, want in wants.items() if version not in given}, left)
         short = {version: wants[version].least for version, share in poured.items() if share < wants[version].least}
         given |= short or poured
-    return given
-
-
-def _pour(wants: Mapping[int, int], left: int) -> dict[int, int]:
-    given: dict[int, int] = {}
-    for count, (version, want) in enumerate(sorted(wants.items(), key=lambda item: item[1])):
-        given[version] = min(want, left // (len(wants) - count))
-        left -= given[version]
     return given
 
 

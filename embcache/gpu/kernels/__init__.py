@@ -1,4 +1,4 @@
-"""The kernels' source: CUDA C++ in .cu files, one text for the compiler (a cached module does not see what it includes)."""
+"""The kernels' source: CUDA C++ in .cu files, made one text, since a cached module does not see what it includes."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ __device__ __forceinline__ void age(const Pool& pool, u32 set, u64 h) {
     if (now > 0) store_relaxed(use, (u8)(now - 1));
 }
 
-// Take a way for each id, a warp an id. rows: the row's number, NONE where all ways were in flux or pinned. evicted: the
-// slot that has to go for it, {id, version, 1}, or zeros.
+// Take a way for each id, a warp an id. rows: the row's number, NONE where all ways were in flux or pinned. said: {id,
+// version, what} of the row that has to go for it and PUSHED_OUT, or of the id itself: NEW, REPLACED, or REFUSED.
 extern "C" __global__ void __launch_bounds__(128)
-claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* evicted) {
+claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* said) {
     const u32 lane = threadIdx.x & 31u, i = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
     if (i >= count) return;
     const Pool pool = pools[which];
@@ -69,12 +69,15 @@ claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32*
         if (lane == way) taken = atomicCAS(digest_word(pool, row), word, word | IN_FLUX << digest_shift(row)) == word;
         if (!__any_sync(FULL, taken)) continue;
         if (way == NONE) {
-            if (lane == 0) store_4(rows + i, NONE), store_16(evicted + i, make_uint4(0, 0, 0, 0));
+            if (lane == 0) store_4(rows + i, NONE), store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, REFUSED));
         } else if (lane == way) {
-            const bool pushed_out = digest != EMPTY && !own;
             store_4(rows + i, row);
-            store_16(evicted + i, pushed_out ? make_uint4(slot.x, slot.y, slot.z, 1) : make_uint4(0, 0, 0, 0));
-            if (pushed_out) age(pool, place.set, h);
+            if (own || digest == EMPTY) {
+                store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, own ? REPLACED : NEW));
+            } else {
+                store_16(said + i, make_uint4(slot.x, slot.y, slot.z, PUSHED_OUT));
+                age(pool, place.set, h);
+            }
         }
         return;
     }

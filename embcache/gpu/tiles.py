@@ -1,0 +1,117 @@
+"""Tiles: a lookup's queries cut into pieces of a warp's work, and what was missed gathered again. Compiled.
+
+A question is one row of int64 for each query, addresses being such that the device reaches them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.gpu.layout import BAGS, BYTES, COPY, EXPRESS, TILE
+from embcache.host.jit import kernel
+from embcache.host.machine import load_i32, load_u32, store_i32, store_u32, store_u64
+
+# Columns of a question. Addresses: ids u64 [n]; out, where rows go; status u8 [n]; misses i32 [n], where places of ids
+# go that were not found; scale and bias f32, where the output is q8; and of bags lengths u32 [b], weights f32 [n] or 0,
+# encoded u8 [n, row_bytes], done u8 [b].
+IDS, OUT, STATUS, MISSES, SCALE, BIAS, LENGTHS, WEIGHTS, ENCODED, DONE = range(10)
+COUNT, VERSION, POOL, DIM, ROW_BYTES, FORM, BAG_COUNT, OUT_BYTES = range(10, 18)
+COLUMNS = 18
+
+GROUP = 32  # ids that a warp looks for at once
+MOST_TILES = 4096  # that one lookup is cut into, and one more for each of its queries
+_BAG_IDS = 64  # about so many ids make a tile of bags
+_BYTES = TILE.itemsize
+
+
+def rows_a_tile(ids: int) -> int:
+    """Ids of a tile, for a lookup of so many ids."""
+    return GROUP * -(-ids // (GROUP * MOST_TILES))
+
+
+def bags_a_tile(ids: int, bags: int) -> int:
+    """Bags of a tile, for a lookup of so many ids in so many bags."""
+    return max(1, -(-bags // MOST_TILES), bags * _BAG_IDS // max(ids, 1)) if bags else 1
+
+
+@kernel
+def _put(tile, question, first, count, bag, bags, scratch):
+    """Write one tile: `count` ids from `first` on, or `bags` bags from `bag` on, which hold them."""
+    form = question[FORM]
+    at = bag if (form >> 16) & 255 == BAGS else first
+    for word in range(10):
+        store_u64(tile + 8 * word, np.uint64(0))
+    store_u64(tile + 8 * IDS, np.uint64(question[IDS] + 8 * first))
+    store_u64(tile + 8 * OUT, np.uint64(question[OUT] + at * question[OUT_BYTES]))
+    store_u64(tile + 8 * STATUS, np.uint64(question[STATUS] + first))
+    store_u64(tile + 8 * MISSES, np.uint64(question[MISSES] + 4 * first))
+    store_u64(tile + 8 * SCALE, np.uint64(question[SCALE] + 4 * at))
+    store_u64(tile + 8 * BIAS, np.uint64(question[BIAS] + 4 * at))
+    if bags:
+        store_u64(tile + 8 * LENGTHS, np.uint64(question[LENGTHS] + 4 * bag))
+        store_u64(tile + 8 * WEIGHTS, np.uint64(question[WEIGHTS] + 4 * first if question[WEIGHTS] else 0))
+        store_u64(tile + 8 * ENCODED, np.uint64(question[ENCODED] + first * question[ROW_BYTES]))
+        store_u64(tile + 8 * DONE, np.uint64(question[DONE] + bag))
+    words = (count, first, question[VERSION], question[POOL], question[DIM], question[ROW_BYTES], form, bags, scratch)
+    for word in range(9):
+        store_u32(tile + 80 + 4 * word, np.uint32(words[word]))
+
+
+@kernel
+def cut(questions, row_step, bag_step, tiles):
+    """Cut questions int64 [q, COLUMNS] into tiles at an address; -> how many there are.
+
+    row_step: ids of a tile; bag_step: bags of a tile of bags. Queries without ids make none.
+    """
+    made = np.int64(0)
+    scratch = np.int64(0)
+    for q in range(questions.shape[0]):
+        question = questions[q]
+        count, bags = question[COUNT], question[BAG_COUNT]
+        if (question[FORM] >> 16) & 255 != BAGS:
+            for first in range(0, count, row_step):
+                _put(tiles + _BYTES * made, question, first, min(row_step, count - first), 0, 0, 0)
+                made += 1
+            continue
+        first = np.int64(0)
+        for bag in range(0, bags, bag_step):
+            here = min(bag_step, bags - bag)
+            ids = np.int64(0)
+            for b in range(here):
+                ids += np.int64(load_u32(question[LENGTHS] + 4 * (bag + b)))
+            _put(tiles + _BYTES * made, question, first, ids, bag, here, scratch)
+            first += ids
+            scratch += ids
+            made += 1
+    return made
+
+
+@kernel
+def gather_misses(questions, row_step, bag_step, tiles, missed, left):
+    """Bring together, for each question, the places that its tiles missed, at the beginning of its MISSES.
+
+    missed: u32 of each tile, an array. left int64 [q]: how many there are, written. -> their sum.
+    """
+    total = np.int64(0)
+    made = np.int64(0)
+    for q in range(questions.shape[0]):
+        question = questions[q]
+        bags = (question[FORM] >> 16) & 255 == BAGS
+        count, step = (question[BAG_COUNT], bag_step) if bags else (question[COUNT], row_step)
+        here = np.int64(0)
+        for _ in range(0, count, step):
+            first = np.int64(load_u32(tiles + _BYTES * made + 84))
+            for j in range(np.int64(missed[made])):
+                store_i32(question[MISSES] + 4 * here, load_i32(question[MISSES] + 4 * (first + j)))
+                here += 1
+            made += 1
+        left[q] = here
+        total += here
+    return total
+
+
+def kind_of(stored: int, wire: int, row_bytes: int, address: int, limit: int) -> int:
+    """How rows without pooling go to an address: as they are stored where that is the wire's form, else expressed."""
+    if stored != wire or stored == 3:
+        return EXPRESS
+    return COPY if row_bytes % 16 == 0 and row_bytes <= limit and address % 16 == 0 else BYTES
