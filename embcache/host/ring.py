@@ -5,6 +5,9 @@ ever written, then WORDS words of (directory entry << 48 | slot). The reader's t
 atomic add and write over what the owner has not read in time: use is a sample, so losing some of it is
 harmless, and so is a word that is read while it is written or that a broken reader made up - the owner
 checks every slot against its table before it counts.
+
+The second word of the head goes the other way: there the owner says which feed of changed rows this reader may
+rely on, 0 for none (owner/feeds.py).
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.host.memory import address_of, map_shared, new_memfd
+from embcache.host.probe import read_word
 from embcache.host.sweep import RING_HEAD
+from embcache.host.writer import publish
 
 WORDS = 1 << 14
 BYTES = RING_HEAD + 8 * WORDS
 MASK = np.uint64(WORDS - 1)
 _SLOT = np.uint64((1 << 48) - 1)
 _ENTRY_SHIFT = np.uint64(48)
+_FEED = 8  # where the head's second word stands
 
 
 def new_ring() -> int:
@@ -30,19 +36,24 @@ def new_ring() -> int:
 
 
 class UseRing:
-    """One side's mapping of a ring. Descriptors stay the caller's."""
+    """One side's mapping of a ring, at `address`, where kernels find it. Descriptors stay the caller's."""
 
     def __init__(self, fd: int) -> None:
         if os.fstat(fd).st_size != BYTES:
             raise ValueError(f"a use ring has {BYTES} bytes, this file has {os.fstat(fd).st_size}")
         self._bytes = map_shared(fd, writable=True)
+        self.address = address_of(self._bytes)
         self._words: NDArray[np.uint64] = self._bytes.view(np.uint64)
         self._read = int(self._words[0])
 
     @property
-    def address(self) -> int:
-        """Where kernels find the ring."""
-        return address_of(self._bytes)
+    def feed(self) -> int:
+        """The feed that this reader may rely on, 0 for none. Look after the arena's position was read, not before."""
+        return int(read_word(self.address + _FEED))
+
+    def publish_feed(self, number: int) -> None:
+        """Say which feed is valid, before any position that is published afterwards. The owner's side."""
+        publish(self.address + _FEED, np.uint64(number))
 
     def drain(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What was written since the last call: directory entries and slots, int64 [n] each. The owner's side."""

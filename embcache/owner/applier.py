@@ -4,10 +4,13 @@ Work goes in pieces of a thousand rows at most, since rocksdict holds the GIL wh
 A piece's rows, the cursor behind it and the producers' state are one commit of the store: after any crash the log is
 taken up exactly where the rows stand, in the middle of a batch if need be, and so `add` counts once.
 
-Order of a piece: rows committed to the store; then, in one step of the loop, rows replaced in the arena and reads under
-way told that they were overtaken (reads.py); after the last piece of a batch, its position published. A change of
-tables is a piece of its own, see tables.py: the catalogue and the cursor are one commit of the store.
-Invariant: what a lookup finds is at least as new as the position published before it began.
+Order of a piece: rows committed to the store; then, in one step of the loop, rows replaced in the arena, reads under
+way told that they were overtaken (reads.py), and readers that hold rows of their own told what these are now
+(feeds.py); after the last piece of a batch, its position published, once every feed has acknowledged what it was told
+up to there. The applier does not wait for that, but goes on with the next pieces. A change of tables is a piece of its
+own, see tables.py: the catalogue and the cursor are one commit of the store.
+Invariant: what a lookup finds is at least as new as the position published before it began. Applied is what is
+published, nothing less.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from embcache.host.convert import decode_rows, encode_rows
 from embcache.host.rows import add_rows
 from embcache.owner.catalogue import Table, TableChange
 from embcache.owner.committer import Accepted, states
+from embcache.owner.feeds import Feeds
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
@@ -92,11 +96,20 @@ class _Written(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class _Unpublished:
+    """Entries up to `position` whose rows are in store and arena. `heard` is when the first batch of them came."""
+
+    position: int
+    nbytes: int
+    heard: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tiers:
     """Whom the applier tells: `replace(version, ids, rows)` for the arena, `overtaken(version, ids)` for reads under
-    way, `publish(position)` for all readers. `read(version, ids)` is what the arena has. `find(version)` is None for
-    one that is gone. `change(change, meta)` makes a change of tables and keeps meta values beside it; it raises
-    StoreErrors before anything has changed.
+    way, `feeds` for rows elsewhere, `publish(position)` for all readers. `read(version, ids)` is what the arena has.
+    `find(version)` is None for one that is gone. `change(change, meta)` makes a change of tables and keeps meta values
+    beside it; it raises StoreErrors before anything has changed.
     """
 
     find: Callable[[int], Table | None]
@@ -104,6 +117,7 @@ class Tiers:
     read: Callable[[int, Ids], tuple[Rows, NDArray[np.bool_]] | None]
     replace: Callable[[int, Ids, Rows | None], None]
     overtaken: Callable[[int, Ids], None]
+    feeds: Feeds
     publish: Callable[[int], None]
 
 
@@ -116,6 +130,8 @@ class Applier:
         self._tiers = tiers
         self._cursor = cursor
         self._queue: deque[Accepted] = deque()
+        self._unpublished: deque[_Unpublished] = deque()
+        self._applied = cursor.position
         self._arrived = asyncio.Event()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.waiting_bytes = 0
@@ -125,13 +141,15 @@ class Applier:
 
     @property
     def applied(self) -> int:
-        """The position up to which every lookup that starts now sees everything."""
-        return self._cursor.position
+        """The position up to which every lookup that starts now sees everything: the one that is published."""
+        return self._applied
 
     @property
     def oldest(self) -> float | None:
         """When the oldest batch came that is not applied, in seconds since 1970; None where all are."""
-        return next((accepted.producer.heard for accepted in self._queue if accepted.producer), None)
+        written = (entries.heard for entries in self._unpublished)
+        queued = (accepted.producer.heard for accepted in self._queue if accepted.producer)
+        return next((heard for heard in itertools.chain(written, queued) if heard is not None), None)
 
     def hand_on(self, entries: Sequence[Accepted]) -> None:
         """Take entries that are safe in the log, in order."""
@@ -156,6 +174,7 @@ class Applier:
                 if isinstance(first.entry, TableChange):
                     await self._change(first, first.entry)
                 else:
+                    await self._tiers.feeds.room()
                     await self._apply(self._next())
 
     def _next(self) -> _Piece:
@@ -200,6 +219,7 @@ class Applier:
         for version, ids, _, rows in written:
             self._tiers.replace(version, ids, rows)
             self._tiers.overtaken(version, ids)
+            self._tiers.feeds.tell(version, ids, rows)
         self.rows_applied += outcome.rows
         self.rows_damaged += outcome.damaged
         self.values_saturated += outcome.saturated
@@ -218,14 +238,24 @@ class Applier:
         self._go_on(cursor, [accepted])
 
     def _go_on(self, cursor: Cursor, done: Sequence[Accepted]) -> None:
-        """What is up to the cursor is applied, and so are the entries that end there."""
+        """What is up to the cursor is in store and arena, and so are the entries that end there."""
         self._cursor = cursor
-        for accepted in done:
-            self.waiting_bytes -= accepted.entry.nbytes
+        if not done:
+            return
+        for _ in done:
             self._queue.popleft()
-        if done:
-            self._tiers.publish(self.applied)
-            self._wake()
+        nbytes = sum(accepted.entry.nbytes for accepted in done)
+        heard = next((accepted.producer.heard for accepted in done if accepted.producer), None)
+        self._unpublished.append(_Unpublished(cursor.position, nbytes, heard))
+        self._tiers.feeds.when_acked(self._publish)
+
+    def _publish(self) -> None:
+        """No reader holds an older row any more: the first entries that were not published are applied."""
+        entries = self._unpublished.popleft()
+        self._applied = entries.position
+        self.waiting_bytes -= entries.nbytes
+        self._tiers.publish(entries.position)
+        self._wake()
 
     def _wake(self) -> None:
         waiting = self._waiters

@@ -5,7 +5,7 @@ Readers are other processes, of other releases perhaps: nothing in a call is tru
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ import numpy as np
 from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
 from embcache.local import frames
 from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
+from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
 from embcache.owner.reads import Part
-from embcache.owner.server import Answer
+from embcache.owner.server import Answer, Handle
 from embcache.owner.stats import Stats
 from embcache.owner.update_calls import UpdateCalls
 from embcache.spec import TableSpec
 
 SCAN_BYTES = 32 << 20
 _MAX_PARTS = 4096
-Op = Callable[[Mapping[str, Any], memoryview], Awaitable[Answer]]
 
 
 class Operations:
@@ -39,7 +39,7 @@ class Operations:
         self._intake = parts.intake
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
-        self._ops: dict[str, Op] = {
+        self._ops: dict[str, Handle] = {
             "read": self.read,
             "catalogue": self.catalogue,
             "create": self.create,
@@ -57,12 +57,17 @@ class Operations:
             "wait": updates.wait,
         }
 
-    async def __call__(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """Answers one call; any exception is its error."""
-        op = self._ops.get(text(meta, "op"))
-        if op is None:
-            raise MalformedRequest(f"no op is named {meta['op']!r}; there are {', '.join(sorted(self._ops))}")
-        return await op(meta, payload)
+    def of(self, feed: FeedCalls) -> Handle:
+        """What answers the calls of the link whose feed this is; any exception is a call's error."""
+        ops = self._ops | {"feed_open": feed.open, "feed_next": feed.next, "feed_close": feed.close}
+
+        async def answer(meta: Mapping[str, Any], payload: memoryview) -> Answer:
+            op = ops.get(text(meta, "op"))
+            if op is None:
+                raise MalformedRequest(f"no op is named {meta['op']!r}; there are {', '.join(sorted(ops))}")
+            return await op(meta, payload)
+
+        return answer
 
     async def read(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"parts": [[version, n, row_bytes], ...]}, ids u64 of all parts -> for each part state and rows, padded to 8.

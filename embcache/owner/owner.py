@@ -12,6 +12,8 @@ from embcache.host.arena import Arena
 from embcache.host.ring import new_ring
 from embcache.local import frames
 from embcache.owner.applier import Tiers
+from embcache.owner.feed_calls import FeedCalls
+from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
 from embcache.owner.intake import Intake
 from embcache.owner.lineage import Lineage
@@ -43,14 +45,17 @@ class Owner:
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
         tables = Tables(store, threads, memory, arena.publish_generation, lambda: self.parts.intake)
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
-        tiers = Tiers(tables.find, tables.apply, memory.read, memory.replace, reads.overtaken, arena.publish_position)
+        feeds = Feeds()
+        told = (memory.replace, reads.overtaken, feeds, arena.publish_position)
+        tiers = Tiers(tables.find, tables.apply, memory.read, *told)
         intake = Intake(store, threads, tiers, settings.updates, self.stuck.set)
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
         self._lineage = Lineage.here(store.identity, settings.updates.durability == "interval")
-        self.parts = Parts(store, threads, memory, tables, reads, imports, intake)
+        self.parts = Parts(store, threads, memory, tables, reads, imports, intake, feeds)
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
-        self.server = Server(settings.cold.path, Operations(self.parts, stats), self._greet)
+        self._operations = Operations(self.parts, stats)
+        self.server = Server(settings.cold.path, self._greet)
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self, declared: Iterable[TableSpec]) -> None:
@@ -59,12 +64,14 @@ class Owner:
         await parts.tables.load(self._lineage)
         await parts.intake.start()
         await parts.tables.open(declared)
-        watches = (self.rings.watch(), parts.imports.watch(), parts.memory.watch(), parts.tables.watch())
+        watched = (self.rings, parts.imports, parts.memory, parts.tables, parts.feeds)
+        watches = [each.watch() for each in watched]
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening, finish what was asked within `grace_s` seconds, then close everything, the store last."""
+        self.parts.feeds.close()  # their calls wait for news, and positions for their readers
         await self.server.stop(grace_s)
         for watch in self._watches:
             watch.cancel()
@@ -101,4 +108,10 @@ class Owner:
             "generation": self.parts.tables.generation,
             "pid": os.getpid(),
         }
-        return Greeting(meta, fds, lambda: self.rings.remove(ring))
+        feed = FeedCalls(self.parts.feeds, ring)
+
+        def on_close() -> None:
+            feed.link_ended()
+            self.rings.remove(ring)
+
+        return Greeting(meta, fds, self._operations.of(feed), on_close)

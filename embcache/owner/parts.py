@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
 from embcache.owner.intake import Intake
 from embcache.owner.memory import Memory
@@ -24,3 +25,4 @@ class Parts:
     reads: Reads
     imports: Imports
     intake: Intake
+    feeds: Feeds

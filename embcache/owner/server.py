@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,21 @@ Handle = Callable[[Mapping[str, Any], memoryview], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a new link gets: the hello's map, the descriptors beside it (closed once sent), and what ends with it."""
+    """What a new link gets: the hello's map, the descriptors beside it (closed once sent), `handle` that answers its
+    calls, and what ends with it."""
 
     meta: Mapping[str, Any]
     fds: Sequence[int]
+    handle: Handle
     on_close: Callable[[], None]
 
 
 class Server:
     """The socket in the data folder and all links. Every method runs on the loop."""
 
-    def __init__(self, folder: Path, handle: Handle, greet: Callable[[], Greeting]) -> None:
-        """`handle` answers one call; `greet` makes what a new link gets."""
+    def __init__(self, folder: Path, greet: Callable[[], Greeting]) -> None:
+        """`greet` makes what a new link gets."""
         self._path = folder / frames.SOCKET_NAME
-        self._handle = handle
         self._greet = greet
         self._links: set[Connection] = set()
         self._greeted: set[asyncio.Task[None]] = set()
@@ -139,7 +141,7 @@ class Server:
         finally:
             for fd in greeting.fds:
                 os.close(fd)
-        link = Connection(self._begin, greeting.on_close)
+        link = Connection(partial(self._begin, greeting.handle), greeting.on_close)
         self._links.add(link)
         link.gone.add_done_callback(lambda _: self._links.discard(link))
         try:
@@ -161,17 +163,17 @@ class Server:
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, link: Connection, frame: frames.Frame) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(link, frame))
+    def _begin(self, handle: Handle, link: Connection, frame: frames.Frame) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(handle, link, frame))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _serve(self, link: Connection, frame: frames.Frame) -> None:
+    async def _serve(self, handle: Handle, link: Connection, frame: frames.Frame) -> None:
         """Answers one call, with an error if need be: a call without an answer would be waited for for ever."""
         try:
             if self._stopping:
                 raise NotReady("the owner is stopping", {"retry_after_ms": 1000})
-            meta, payload = await self._handle(frame.meta, frame.payload)
+            meta, payload = await handle(frame.meta, frame.payload)
             pieces = frames.encode(frame.call, {"ok": True, **meta}, payload)
         except Exception as error:
             pieces = frames.encode(frame.call, {"error": service_error(error).to_dict()})

@@ -53,7 +53,7 @@ class Stats:
         }
 
     def _updates(self) -> dict[str, Any]:
-        intake = self._parts.intake
+        intake, feeds = self._parts.intake, self._parts.feeds
         return {
             "accepted": intake.committer.accepted,
             "durable": intake.committer.durable,
@@ -65,6 +65,9 @@ class Stats:
             "rows_applied": intake.applier.rows_applied,
             "rows_damaged": intake.applier.rows_damaged,
             "values_saturated": intake.applier.values_saturated,
+            "feeds": len(feeds),
+            "feed_bytes": feeds.unacked_bytes,
+            "feeds_revoked": feeds.revoked,
         }
 
     def _owner(self) -> dict[str, Any]:
