@@ -1,16 +1,20 @@
 """The reader's kernels: find ids in the arena and copy their encoded rows out, without locks and without waiting.
 
 Ids are swept for in their first sets, those that are left in their second ones (sweep.py), and what is still left is
-looked for one by one with all care, absent marks included. One call does all segments of a lookup (segment.py).
+looked for one by one with all care, absent marks included. One call does all segments of a lookup (segment.py). Another
+tier may have answered some of the ids before (`settle_found`); then only those that it left are looked for.
 
 Invariant: a row counts as found only if its set's stamp was even and the same before the ways were read and
 after the row was copied, and if the directory entry was the same before the first and after the last id.
 An id counts as absent only under the same proof. Everything else is left to the owner, as a miss.
+Until that is proved, a segment's list of ids holds all of them (sweep.py): what a region that is gone seemed to answer
+is asked for again. OUT and STATUS mean nothing at places that are left.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcache.host.jit import inlined, kernel
 from embcache.host.layout import (
@@ -53,8 +57,10 @@ from embcache.host.segment import (
     VERSION,
     WARM,
 )
-from embcache.host.sets import ABSENT, TRIES, UNKNOWN, is_even, search
-from embcache.host.sweep import NOTE_BYTES, sweep_first, sweep_second
+from embcache.host.sets import ABSENT, FIRST, SECOND, TRIES, UNKNOWN, is_even, search
+from embcache.host.sweep import NOTE_BYTES, keep_in_list, sweep_first, sweep_listed
+
+Segments = NDArray[np.int64]
 
 
 @kernel
@@ -75,16 +81,18 @@ def _settle(segment, i, place):
 
 
 @kernel
-def _probe_rows(segment, place, ring, ring_mask, tick, notes):
-    """Look up all ids of a segment under one view of its directory entry; -> how many are left."""
+def _probe_rows(listed, segment, place, ring, ring_mask, tick, notes):
+    """Look up a segment's ids under one view of its directory entry; -> how many are left."""
     misses = segment[MISSES]
-    unsettled = sweep_first(segment, place, ring, ring_mask, tick, notes)
-    unsettled = sweep_second(segment, unsettled, place, ring, ring_mask, tick, notes)
+    if listed:
+        unsettled = sweep_listed(FIRST, segment[LEFT], segment, place, ring, ring_mask, tick, notes)
+    else:
+        unsettled = sweep_first(segment, place, ring, ring_mask, tick, notes)
+    unsettled = sweep_listed(SECOND, unsettled, segment, place, ring, ring_mask, tick, notes)
     left = np.int64(0)
     for u in range(unsettled):
-        i = np.int64(load_i32(misses + 4 * u))
-        if not _settle(segment, i, place):
-            store_i32(misses + 4 * left, np.int32(i))
+        if not _settle(segment, np.int64(load_i32(misses + 4 * u)), place):
+            keep_in_list(misses, left, u)
             left += 1
     return left
 
@@ -103,8 +111,11 @@ def _place(arena, entry):
 
 
 @kernel
-def _probe_segment(arena, segment, ring, ring_mask, tick, notes):
-    """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left."""
+def _probe_segment(listed, arena, segment, ring, ring_mask, tick, notes):
+    """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left.
+
+    listed: whether only the LEFT ids are looked for whose places MISSES lists.
+    """
     entry = arena + DIRECTORY + segment[ENTRY] * ENTRY_BYTES
     for _ in range(TRIES):
         stamp = np.uint64(load_acquire(entry))
@@ -116,29 +127,69 @@ def _probe_segment(arena, segment, ring, ring_mask, tick, notes):
             continue
         if version != segment[VERSION]:
             break
-        left = _probe_rows(segment, place, ring, ring_mask, tick, notes)
+        left = _probe_rows(listed, segment, place, ring, ring_mask, tick, notes)
         fence_acquire()
         if np.uint64(load_relaxed(entry)) == stamp:
             return left
+    if listed:
+        return segment[LEFT]
     for i in range(segment[COUNT]):
         store_i32(segment[MISSES] + 4 * i, np.int32(i))
     return segment[COUNT]
 
 
 @kernel
-def probe(arena, segments, ring, ring_mask, tick):
+def _probe(listed, arena, segments, ring, ring_mask, tick):
+    """`probe` and `probe_listed` in one, so that the sweeps are compiled once."""
+    noted = np.empty(NOTE_BYTES, np.uint8)
+    notes = np.int64(noted.ctypes.data)
+    left = np.int64(0)
+    for s in range(segments.shape[0]):
+        if listed and segments[s, LEFT] == 0:
+            continue
+        segments[s, LEFT] = _probe_segment(listed, arena, segments[s], ring, ring_mask, tick, notes)
+        left += segments[s, LEFT]
+    noted[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
+    return left
+
+
+def probe(arena: int, segments: Segments, ring: int, ring_mask: np.uint64, tick: np.uint64) -> int:
     """Look up all segments in the arena, writing encoded rows and status of what it holds; -> ids left in all.
 
     arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written.
     ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
     """
-    noted = np.empty(NOTE_BYTES, np.uint8)
-    notes = np.int64(noted.ctypes.data)
+    left: int = _probe(False, arena, segments, ring, ring_mask, tick)
+    return left
+
+
+def probe_listed(arena: int, segments: Segments, ring: int, ring_mask: np.uint64, tick: np.uint64) -> int:
+    """`probe` for what another tier has left: of each segment the LEFT ids whose places in the query MISSES lists.
+
+    LEFT and MISSES are rewritten to what is left now; nothing is written at places that were not listed.
+    """
+    left: int = _probe(True, arena, segments, ring, ring_mask, tick)
+    return left
+
+
+@kernel
+def settle_found(segment, rows, found, status):
+    """Copy what another tier found of a segment's LEFT ids; -> how many are left. MISSES and LEFT become those.
+
+    rows: the address of encoded rows [left], in the order of MISSES; found u8 [left], 0 for ids without one, whose rows
+    are not read; status: what STATUS says of the others from now on.
+    """
+    row_bytes, misses = segment[ROW_BYTES], segment[MISSES]
     left = np.int64(0)
-    for s in range(segments.shape[0]):
-        segments[s, LEFT] = _probe_segment(arena, segments[s], ring, ring_mask, tick, notes)
-        left += segments[s, LEFT]
-    noted[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
+    for j in range(segment[LEFT]):
+        i = load_i32(misses + 4 * j)
+        if found[j]:
+            copy_bytes(segment[OUT] + np.int64(i) * row_bytes, rows + j * row_bytes, row_bytes)
+            store_u8(segment[STATUS] + i, np.uint8(status))
+        else:
+            store_i32(misses + 4 * left, i)
+            left += 1
+    segment[LEFT] = left
     return left
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 ENTRY, VERSION, ROW_BYTES, DEFAULT_ROW = range(4)
 # From the query, addresses but for COUNT: ids u64 [n], encoded rows u8 [n, ROW_BYTES], status u8 [n], misses i32 [n].
 COUNT, IDS, OUT, STATUS, MISSES = range(4, 9)
-# Written by `probe`: how many ids are left, their places in the query being the first so many of MISSES.
+# Written by `probe`, and by whatever tier answers before or after it: how many ids are left, their places in the query
+# being the first so many of MISSES.
 LEFT = 9
 SEGMENT_COLUMNS = 10
 

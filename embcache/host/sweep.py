@@ -8,6 +8,7 @@ since Numba would count references to an array at every inlined call.
 
 Invariant: a row counts only if the stamp under which its way was found was even and is the same after the row was
 copied. What one sweep leaves over is not absent; it is looked for elsewhere.
+A list of places is never cut short, only put into another order: so it can be gone through again, from its beginning.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from embcache.host.machine import (
 )
 from embcache.host.rows import copy_bytes
 from embcache.host.segment import COUNT, ENTRY, IDS, MISSES, OUT, ROW_BYTES, STATUS, WARM
-from embcache.host.sets import FIRST, OCCUPIED, SECOND, hash_id, is_even, set_of
+from embcache.host.sets import FIRST, OCCUPIED, hash_id, is_even, set_of
 
 BLOCK = 8
 LAG = 16  # ids from one step to the next
@@ -118,6 +119,14 @@ def _place_of(t, listed, misses):
 
 
 @inlined
+def keep_in_list(misses, left, t):
+    """Let the places at `left` and at t, which is not before it, change theirs: the t-th id is left."""
+    place = load_i32(misses + 4 * t)
+    store_i32(misses + 4 * t, load_i32(misses + 4 * left))
+    store_i32(misses + 4 * left, place)
+
+
+@inlined
 def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
     """Look for `count` ids in the sets of a turn; -> how many are left, their places the first so many of MISSES.
 
@@ -140,7 +149,10 @@ def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
                 if (t & (SAMPLE - 1)) == sampled:
                     _report_use(ring, ring_mask, segment[ENTRY], (load_i64(note + _ROWS) - place[2]) // place[3])
             else:
-                store_i32(misses + 4 * left, np.int32(i))
+                if listed:
+                    keep_in_list(misses, left, t)
+                else:
+                    store_i32(misses + 4 * left, np.int32(i))
                 left += 1
     return left
 
@@ -155,6 +167,9 @@ def sweep_first(segment, place, ring, ring_mask, tick, notes):
 
 
 @kernel
-def sweep_second(segment, count, place, ring, ring_mask, tick, notes):
-    """Look for the first `count` ids that MISSES lists in their second sets; -> how many are left, listed anew."""
-    return _sweep(True, SECOND, count, segment, place, ring, ring_mask, tick, notes)
+def sweep_listed(turn, count, segment, place, ring, ring_mask, tick, notes):
+    """Look for the first `count` ids that MISSES lists in their sets of a turn; -> how many are left.
+
+    These come first in MISSES then, in the order in which they were, and behind them the others of the `count`.
+    """
+    return _sweep(True, turn, count, segment, place, ring, ring_mask, tick, notes)

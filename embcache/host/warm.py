@@ -13,7 +13,7 @@ from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.ring import MASK, private_ring
 from embcache.host.rows import F32, convert_rows, fill_uniform
-from embcache.host.segment import COUNT, LEFT, SEGMENT_COLUMNS
+from embcache.host.segment import COUNT, HOT, LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import HostTables
 from embcache.host.waiting import await_word
 
@@ -26,6 +26,7 @@ def warm_readers() -> None:
     tables, version = _small_table()
     segments = _probe(tables)
     probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8))
+    probe.settle_found(segments[0], 0, np.zeros(0, np.uint8), HOT)
     status, out = np.zeros(_IDS.size, np.uint8), np.zeros((_IDS.size, _DIM), np.float32)
     encoded, _ = convert.encode_rows(np.zeros((_IDS.size, _DIM), np.float32), F32)
     convert.decode_rows(encoded, F32, _DIM)

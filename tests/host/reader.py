@@ -1,6 +1,8 @@
-"""A reader of the arena for tests: one segment at a time, encoded rows in and out."""
+"""A reader of the arena for tests: encoded rows in and out, by segments."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,39 @@ from embcache.host.memory import address_of
 from embcache.host.ring import MASK, private_ring
 from embcache.host.segment import LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import Held
+
+
+class Asked:
+    """A segment with its arrays, which begin as 0xEE, and a list of places: by `listed` those, else all of them."""
+
+    def __init__(
+        self,
+        entry: int,
+        version: int,
+        row_bytes: int,
+        ids: NDArray[np.uint64],
+        listed: NDArray[np.integer] | None = None,
+    ) -> None:
+        self.ids = ids
+        self.rows = np.full((ids.size, row_bytes), 0xEE, np.uint8)
+        self.status = np.full(ids.size, 0xEE, np.uint8)
+        self.default = np.full(row_bytes, 0xDD, np.uint8)
+        self.misses = np.full(max(ids.size, 1), -1, np.int32)
+        places = np.arange(ids.size) if listed is None else listed
+        self.misses[: places.size] = places
+        self.segment = np.array(
+            [
+                *(entry, version, row_bytes, address_of(self.default), ids.size),
+                *(address_of(array) for array in (ids, self.rows, self.status, self.misses)),
+                places.size,
+            ],
+            np.int64,
+        )
+
+    @property
+    def left(self) -> NDArray[np.int32]:
+        """The places that the segment lists."""
+        return self.misses[: self.segment[LEFT]]
 
 
 class Reader:
@@ -41,3 +76,11 @@ class Reader:
         )
         left = probe.probe(self.arena.address, segments, self.ring.address, MASK, np.uint64(tick))
         return rows, status, misses[:left]
+
+    def probe_listed(self, asked: Sequence[Asked], tick: int = 0) -> int:
+        """Look for the ids that the segments list; -> how many are left of all."""
+        segments = np.array([each.segment for each in asked], np.int64).reshape(len(asked), SEGMENT_COLUMNS)
+        left = probe.probe_listed(self.arena.address, segments, self.ring.address, MASK, np.uint64(tick))
+        for each, segment in zip(asked, segments, strict=True):
+            each.segment[:] = segment
+        return left

@@ -12,7 +12,7 @@ import numpy as np
 
 from embcache.host.arena import Arena
 from tests.host.proving import ROW_BYTES, broken
-from tests.host.reader import Reader
+from tests.host.reader import Asked, Reader
 
 arena_fd, entry, version, id_count = map(int, sys.argv[1:])
 reader = Reader(Arena.adopt(arena_fd, writable=False))
@@ -21,8 +21,18 @@ seen = 0
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     ids = random.integers(0, id_count, 64, dtype=np.uint64)
-    rows, _, left = reader.lookup_region(entry, version, ROW_BYTES, ids)
-    there = np.setdiff1d(np.arange(ids.size), left)
+    if random.integers(2):
+        listed = np.arange(ids.size)
+        rows, _, left = reader.lookup_region(entry, version, ROW_BYTES, ids)
+    else:
+        listed = random.permutation(ids.size)[: random.integers(1, ids.size)]
+        asked = Asked(entry, version, ROW_BYTES, ids, listed)
+        reader.probe_listed([asked])
+        rows, left = asked.rows, asked.left
+        if np.setdiff1d(left, listed).size or np.unique(left).size < left.size:
+            print(f"broken: of the places {listed} those are left: {left}", flush=True)
+            sys.exit(1)
+    there = np.setdiff1d(listed, left)
     found = np.ascontiguousarray(rows[there])
     bad = broken(ids[there], found)
     seen += there.size
