@@ -53,6 +53,11 @@ class Attachment:
         return not self.link.closed and self.arena.alive
 
     @property
+    def ring(self) -> UseRing:
+        """This reader's own ring, with the word that says which feed of changed rows it may rely on (feed.py)."""
+        return self._ring
+
+    @property
     def stale(self) -> bool:
         """Whether the catalogue has changed since it was fetched."""
         return self.arena.generation != self.views.generation

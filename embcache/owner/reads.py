@@ -4,7 +4,9 @@ Order, and why it is enough. The loop is one thread, and all that touches the ar
 in other threads.
 1. A request finds reads under way that hold its ids and starts a read of the rest in one step of the loop. So no id is
    read twice at once.
-2. A request joins a read only if that began at an applied position no older than the request's own.
+2. A request joins a read only if that began at an applied position no older than the request's own. (Applied is what is
+   published, which may be later than the rows are in the arena, see feeds.py: who asks in between may still join an
+   older read, and who asks afterwards may not.)
 3. When a read is back, one step of the loop, with no await in it: looks whether the version's region is still the very
    object it was when the read began; puts the rows in and marks what is absent; ends the flight; wakes who waits. So
    whoever asks later finds the rows in the arena, and the late read of a dropped version touches nothing: the region

@@ -90,6 +90,9 @@ def _update_gauges(updates: dict[str, Any]) -> Iterator[Gauge]:
         ("update_saturated_values", "Values of them beyond the dtype's range", "values_saturated"),
         ("update_damaged_rows", "Adds to rows that cannot be read, which stay so", "rows_damaged"),
         ("producers", "Producers that are known", "producers"),
+        ("feeds", "Readers that keep rows of their own and are told what changes", "feeds"),
+        ("feed_bytes", "Changes that they were told and have not acknowledged", "feed_bytes"),
+        ("feeds_revoked", "Readers that were shut out since they did not acknowledge in time", "feeds_revoked"),
     ):
         yield Gauge(name, what, (), [((), updates[key])])
 
