@@ -166,7 +166,7 @@ def test_a_feed_is_lost_with_its_link_its_successor_and_its_owner(owner: OwnerTh
         last = Feed.open(attachment)
         waiting = last.next(0)
         owner.run(owner.owner.stop(WAIT))
-        with pytest.raises(FeedLost, match="the owner (stops|is stopping)"):
+        with pytest.raises(FeedLost, match=r"the owner (stops|is stopping)"):
             waiting.result(WAIT)
         assert not last.valid
     assert not last.valid

@@ -608,7 +608,7 @@ def test_an_owner_that_stops_waits_for_no_feed(owner: OwnerThread, watches: list
     asked = idle.ask()
     mute.take()
     owner.run(owner.owner.stop(WAIT))
-    with pytest.raises(NotReady, match="the owner (stops|is stopping)"):
+    with pytest.raises(NotReady, match=r"the owner (stops|is stopping)"):
         asked.result(WAIT)
     assert seen == [(position, False, False)]
     assert owner.arena.position == position
