@@ -1,7 +1,8 @@
 """Compiles kernels, and the machine that runs them on a CPU, to a shared library; each is compiled once and kept.
 
-Modes: "plain", "asan" (AddressSanitizer and UndefinedBehaviorSanitizer), "tsan" (ThreadSanitizer). A library of the
-last two can only be loaded by a process that was started with the sanitizer's own library in LD_PRELOAD.
+Modes: "plain"; "asan" (AddressSanitizer and UndefinedBehaviorSanitizer); "tsan" (ThreadSanitizer); "ucontext", which is
+"plain" with the C library's switch of stacks, as on processors for which context.cpp has none of its own. A library for
+a sanitizer can only be loaded by a process that was started with the sanitizer's own library in LD_PRELOAD.
 """
 
 from __future__ import annotations
@@ -12,48 +13,44 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from embcache.gpu.device import DeviceError
 
 MACHINE = Path(__file__).parent / "machine"
-COMMON = ("-std=c++20", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off")
+COMMON = ("-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 MODES = {
     "plain": (),
     "asan": ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     "tsan": ("-fsanitize=thread",),
+    "ucontext": (),
 }
 ENTRY = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\s*(\d+)\s*\)\s*)?(\w+)\s*\(')
 MOST_THREADS = 1024  # of a block
 
 
-def library(source: str, mode: str = "plain", optimise: str = "-O1", defines: Sequence[str] = ()) -> Path:
-    """The library of these kernels, compiled if need be. `defines` are for the machine.
+def library(source: str, mode: str = "plain", optimise: str = "-O1") -> Path:
+    """The library of these kernels, compiled if need be.
 
-    DeviceError: no g++, a folder that cannot be written, or kernels that do not compile, with what the compiler said.
+    ValueError: no such mode. DeviceError: no g++, a folder that cannot be written, or kernels that do not compile, with
+    what the compiler said.
     """
-    machine = _machine(mode, tuple(defines))
-    text = _unit(source)
+    if mode not in MODES:
+        raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+    machine = _machine(mode)
     flags = (*COMMON, *WARNINGS, optimise, *MODES[mode])
-    with tempfile.TemporaryDirectory(prefix="embcache-kernels-") as scratch:
-        unit = Path(scratch) / "kernels.cpp"
-        unit.write_text(text)
-        command = [*flags, "-I", str(MACHINE), "-shared", str(unit), str(machine)]
-        return _built(f"kernels-{mode}", ".so", command, (text, machine.name, *flags))
+    return _built(f"kernels-{mode}.so", _unit(source), (*flags, "-shared"), [machine])
 
 
 @cache
-def _machine(mode: str, defines: tuple[str, ...]) -> Path:
+def _machine(mode: str) -> Path:
     """The machine's own object file: never instrumented, so that sanitizers see the kernels alone."""
-    sources = sorted(MACHINE.glob("*.cpp"))
-    told = () if mode == "plain" else (f"WITH_{mode.upper()}",)
-    flags = (*COMMON, *WARNINGS, "-O2", *(f"-D{name}" for name in (*told, *defines)))
-    texts = [file.read_text() for file in sorted(MACHINE.iterdir()) if file.suffix in (".cpp", ".h")]
-    command = [*flags, "-r", "-nostdlib", *map(str, sources)]
-    return _built(f"machine-{mode}", ".o", command, (*texts, *flags))
+    # One unit for all of its files, since most of the time goes into the C++ library's headers.
+    unit = "".join(f'#include "{file.name}"\n' for file in sorted(MACHINE.glob("*.cpp")))
+    return _built(f"machine-{mode}.o", unit, (*COMMON, *WARNINGS, "-O2", f"-DWITH_{mode.upper()}", "-c"))
 
 
 def _unit(source: str) -> str:
@@ -76,24 +73,32 @@ def _unit(source: str) -> str:
     return f'#include "entry.h"\n{kernels}\n{table}\n'
 
 
-def _built(name: str, suffix: str, command: Sequence[str], inputs: Iterable[str]) -> Path:
-    """The output of g++ with these arguments, from the cache if its inputs and the compiler are the same."""
+def _built(name: str, unit: str, flags: Sequence[str], objects: Sequence[Path] = ()) -> Path:
+    """What g++ makes of a unit; from the cache if this, the machine's files and the compiler are what they were."""
     digest = hashlib.sha256()
-    for part in (_compiler_version(), *inputs):
+    for part in (_compiler_version(), *flags, *(file.name for file in objects), unit, *_machine_texts()):
         digest.update(hashlib.sha256(part.encode()).digest())
-    output = cache_folder() / f"{name}-{digest.hexdigest()[:24]}{suffix}"
+    stem, suffix = name.split(".")
+    output = cache_folder() / f"{stem}-{digest.hexdigest()[:24]}.{suffix}"
     if not output.exists():
         # Under a name of its own first: others may be building the same, or loading what is there.
-        handle, draft = tempfile.mkstemp(suffix, f"{name}-", output.parent)
-        os.close(handle)
-        try:
-            done = subprocess.run([_compiler(), *command, "-o", draft], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise DeviceError(f"g++ could not compile {name}:\n{done.stderr[:8000]}")
-            Path(draft).replace(output)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{stem}-", dir=output.parent) as scratch:
+            text, draft = Path(scratch) / f"{stem}.cpp", Path(scratch) / output.name
+            text.write_text(unit)
+            _compile([*flags, "-I", str(MACHINE), str(text), *map(str, objects), "-o", str(draft)])
+            draft.replace(output)
     return output
+
+
+def _compile(arguments: Sequence[str]) -> None:
+    done = subprocess.run([compiler(), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DeviceError(f"g++ does not compile the kernels for the emulated device:\n{done.stderr[:8000]}")
+
+
+@cache
+def _machine_texts() -> tuple[str, ...]:
+    return tuple(file.read_text() for file in sorted(MACHINE.iterdir()) if file.suffix in (".cpp", ".h"))
 
 
 def cache_folder() -> Path:
@@ -108,7 +113,7 @@ def cache_folder() -> Path:
 
 
 @cache
-def _compiler() -> str:
+def compiler() -> str:
     found = shutil.which("g++")
     if found is None:
         raise DeviceError("the emulated device compiles its kernels with g++, which is not here: install g++")
@@ -117,4 +122,4 @@ def _compiler() -> str:
 
 @cache
 def _compiler_version() -> str:
-    return subprocess.run([_compiler(), "-v"], capture_output=True, text=True, check=True).stderr
+    return subprocess.run([compiler(), "-v"], capture_output=True, text=True, check=True).stderr

@@ -11,12 +11,10 @@ from then on raises KernelFault instead.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
-import weakref
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,57 +25,17 @@ from embcache.gpu.device import Event as DeviceEvent
 from embcache.gpu.device import Stream as DeviceStream
 from embcache.gpu.emulated import build
 from embcache.gpu.emulated.faults import Faults
-from embcache.gpu.emulated.library import Library, MachineOptions, load
+from embcache.gpu.emulated.library import MachineOptions, load
 from embcache.gpu.emulated.memory import PINNED_ALIGNMENT, Block, Budget, EmulatedMemory
+from embcache.gpu.emulated.streams import Event, KernelFault, Machine, Stream
+
+__all__ = ["EmulatedDevice", "KernelFault"]
 
 COPY_THREADS = 128
 COPY_BLOCKS = 8
 PIECE = 16
-_Thing = TypeVar("_Thing", "Stream", "Event")
 
-
-class KernelFault(BaseException):
-    """A kernel did what no kernel may. Not an Exception, so that nothing takes it for a device that was lost."""
-
-
-class _Machine:
-    """A machine of a library; freed when neither the device nor a stream or event of it is left."""
-
-    def __init__(self, library: Library, options: MachineOptions, threaded: bool) -> None:
-        self.library = library
-        self.handle = library.machine_new(ctypes.byref(options))
-        thread = None
-        if threaded:
-            serve = library.machine_serve
-            thread = threading.Thread(target=serve, args=(self.handle,), name="emulated device", daemon=True)
-            thread.start()
-        self.close = weakref.finalize(self, _close, library, self.handle, thread)
-
-
-def _close(library: Library, handle: int, thread: threading.Thread | None) -> None:
-    if thread is not None:
-        library.machine_stop(handle)
-        thread.join()
-    library.machine_free(handle)
-
-
-class Stream:
-    """Work in order, on an emulated device."""
-
-    def __init__(self, machine: _Machine) -> None:
-        self.machine = machine
-        self.number: int = machine.library.machine_stream(machine.handle)
-
-
-class Event:
-    """A point in a stream's work, on an emulated device."""
-
-    def __init__(self, machine: _Machine) -> None:
-        self.machine = machine
-        self.handle: int = machine.library.event_new()
-
-    def __del__(self) -> None:
-        self.machine.library.event_free(self.handle)
+REPORT_TO = 2  # the file descriptor for what is said of a fault before the process ends
 
 
 class EmulatedDevice:
@@ -117,16 +75,15 @@ class EmulatedDevice:
         if on_fault not in ("abort", "raise"):
             raise ValueError(f'on_fault is "abort" or "raise", not {on_fault!r}')
         library = load(build.library(kernels.source() if source is None else source, mode))
-        options = MachineOptions(seed, step_limit, yield_in_8, max_resident, stale_l1, on_fault == "abort")
-        self._library = library
-        self._machine = _Machine(library, options, threaded)
-        self._drive = not threaded
+        options = MachineOptions(seed, step_limit, yield_in_8, max_resident, stale_l1, on_fault == "abort", REPORT_TO)
+        self._kernels = library.kernels
+        self._machine = Machine(library, options, threaded)
         self._mode = mode
         self._budget = Budget(memory_bytes)
         self._noise = np.random.default_rng(seed) if noise else None
         self._noise_lock = threading.Lock()
         self._faults = Faults()
-        self._caller_stream = Stream(self._machine)
+        self._caller_stream = self._machine.stream()
 
     @property
     def name(self) -> str:
@@ -139,7 +96,7 @@ class EmulatedDevice:
 
     def allocate(self, nbytes: int) -> EmulatedMemory:
         self._faults.check()
-        memory = EmulatedMemory(nbytes, self._budget)
+        memory = EmulatedMemory(nbytes, self._machine, self._budget)
         if self._noise is not None:
             with self._noise_lock:
                 memory.array()[:] = self._noise.integers(0, 256, nbytes, np.uint8)
@@ -147,20 +104,20 @@ class EmulatedDevice:
 
     def pinned(self, nbytes: int) -> Bytes:
         self._faults.check()
-        return Block(nbytes, PINNED_ALIGNMENT).array()
+        return Block(nbytes, PINNED_ALIGNMENT, self._machine).array()
 
     def stream(self) -> Stream:
         self._faults.check()
-        return Stream(self._machine)
+        return self._machine.stream()
 
     def event(self) -> Event:
         self._faults.check()
-        return Event(self._machine)
+        return self._machine.event()
 
     def launch(self, kernel: str, stream: DeviceStream, blocks: int, threads: int, args: Sequence[int]) -> None:
-        entry = self._library.kernels.get(kernel)
+        entry = self._kernels.get(kernel)
         if entry is None:
-            raise DeviceError(f"no kernel {kernel!r}; there are {', '.join(sorted(self._library.kernels))}")
+            raise DeviceError(f"no kernel {kernel!r}; there are {', '.join(sorted(self._kernels))}")
         if len(args) != entry.parameters:
             raise DeviceError(f"kernel {kernel} takes {entry.parameters} arguments, not {len(args)}")
         if blocks < 1 or not 1 <= threads <= entry.most_threads:
@@ -169,11 +126,7 @@ class EmulatedDevice:
                 f"at least one block, of 1 to {entry.most_threads} threads"
             )
         held = self._faults.of_launch(kernel)
-        self._check_machine()
-        words = (ctypes.c_uint64 * len(args))(*(int(arg) & 0xFFFFFFFFFFFFFFFF for arg in args))
-        self._library.machine_launch(
-            self._machine.handle, self._number(stream), entry.address, blocks, threads, words, held
-        )
+        self._machine.launch(entry, self._own(stream), blocks, threads, args, held)
 
     def capture(self, kernel: str, blocks: int, threads: int, args: Sequence[int]) -> Replay:
         kept = tuple(args)
@@ -185,25 +138,25 @@ class EmulatedDevice:
 
     def record(self, event: DeviceEvent, stream: DeviceStream) -> None:
         self._faults.check()
-        self._library.machine_record(self._machine.handle, self._handle(event), self._number(stream))
+        self._machine.record(self._own(event), self._own(stream))
 
     def follow(self, stream: DeviceStream, event: DeviceEvent) -> None:
         self._faults.check()
-        self._library.machine_follow(self._machine.handle, self._number(stream), self._handle(event))
+        self._machine.follow(self._own(stream), self._own(event))
 
     def done(self, event: DeviceEvent) -> bool:
         self.check()
-        return bool(self._library.event_done(self._handle(event)))
+        return self._machine.done(self._own(event))
 
     def wait(self, event: DeviceEvent, limit_s: float) -> bool:
         """Not threaded: run until `done`; False when nothing is left to run, whatever the limit."""
         self._faults.check()
-        return self._came(self._library.machine_wait(self._machine.handle, self._handle(event), limit_s, self._drive))
+        return self._machine.wait(self._own(event), limit_s)
 
     def wait_word(self, address: int, value: int, limit_s: float) -> bool:
         """Not threaded: run until the word is there; False when nothing is left to run, whatever the limit."""
         self._faults.check()
-        return self._came(self._library.machine_wait_word(self._machine.handle, address, value, limit_s, self._drive))
+        return self._machine.wait_word(address, value, limit_s)
 
     def clear(self, address: int, nbytes: int, stream: DeviceStream) -> None:
         if nbytes:
@@ -234,7 +187,7 @@ class EmulatedDevice:
 
     def check(self) -> None:
         self._faults.check()
-        self._check_machine()
+        self._machine.check()
 
     # Beyond the seam: for tests.
 
@@ -248,20 +201,18 @@ class EmulatedDevice:
 
     def run(self) -> None:
         """Run all there is to run. Not for a threaded device."""
-        if not self._drive:
-            raise ValueError("a threaded device runs by itself")
         self._faults.check()
-        self._came(self._library.machine_run(self._machine.handle))
+        self._machine.run()
 
     @property
     def schedule(self) -> int:
         """A digest of every choice that the machine has made."""
-        return int(self._library.machine_schedule(self._machine.handle))
+        return self._machine.schedule
 
     @property
     def switches(self) -> int:
         """How often a thread went on, so far."""
-        return int(self._library.machine_switches(self._machine.handle))
+        return self._machine.switches
 
     def fail_next(self, kernel: str, error: str) -> None:
         """The next launch of this kernel raises DeviceError(error), and is not launched."""
@@ -274,37 +225,16 @@ class EmulatedDevice:
     def release(self) -> None:
         """Let everything that hangs begin: what it writes, it writes now."""
         self._faults.release()
-        self._library.machine_release(self._machine.handle)
+        self._machine.release()
 
     def lose(self, reason: str = "the device has fallen off the bus") -> None:
         """From now on every call raises DeviceError(reason)."""
         self._faults.lose(reason)
 
-    def _number(self, stream: DeviceStream) -> int:
-        return self._own(cast(Stream, stream)).number
-
-    def _handle(self, event: DeviceEvent) -> int:
-        return self._own(cast(Event, event)).handle
-
-    def _own(self, thing: _Thing) -> _Thing:
-        if thing.machine is not self._machine:
-            raise ValueError(f"this {type(thing).__name__.lower()} is another device's")
+    def _own(self, thing: Any) -> Any:
+        if not isinstance(thing, Stream | Event) or thing.machine is not self._machine:
+            raise ValueError(f"{thing!r} is no stream or event of this device")
         return thing
-
-    def _came(self, answer: int) -> bool:
-        self._faults.check()
-        if answer < 0:
-            self._raise_fault()
-        return answer == 1
-
-    def _check_machine(self) -> None:
-        if self._library.machine_failure(self._machine.handle, None, 0):
-            self._raise_fault()
-
-    def _raise_fault(self) -> NoReturn:
-        text = ctypes.create_string_buffer(8192)
-        self._library.machine_failure(self._machine.handle, text, len(text))
-        raise KernelFault(text.value.decode(errors="replace"))
 
 
 def _blocks_for(nbytes: int) -> int:

@@ -29,6 +29,7 @@ class MachineOptions(ctypes.Structure):
         ("most_resident", c_uint32),
         ("stale_l1", c_uint32),
         ("aborts", c_uint32),
+        ("report_to", c_int),
     ]
 
 
@@ -38,6 +39,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "machine_serve": (None, [c_void_p]),
     "machine_stop": (None, [c_void_p]),
     "machine_release": (None, [c_void_p]),
+    "machine_free_later": (None, [c_void_p, c_void_p]),
     "machine_stream": (c_uint32, [c_void_p]),
     "machine_schedule": (c_uint64, [c_void_p]),
     "machine_switches": (c_uint64, [c_void_p]),

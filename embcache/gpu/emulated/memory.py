@@ -13,32 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.gpu.device import DeviceError
+from embcache.gpu.emulated.streams import Machine
 
 DEVICE_ALIGNMENT = 256
 PINNED_ALIGNMENT = 64
 
 _libc = ctypes.CDLL(None)
 _libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
-_libc.free.argtypes = [ctypes.c_void_p]
-_libc.free.restype = None
 
 
 class Block:
-    """An allocation, zeroed. A NumPy array over it (`array`) keeps it."""
+    """An allocation, zeroed. A NumPy array over it (`array`) keeps it; what runs when it dies may still use it."""
 
-    def __init__(self, nbytes: int, alignment: int) -> None:
-        self._free = _libc.free
+    def __init__(self, nbytes: int, alignment: int, machine: Machine) -> None:
         self.address = 0
+        self.nbytes = nbytes
+        self._machine = machine
         pointer = ctypes.c_void_p()
         if _libc.posix_memalign(ctypes.byref(pointer), alignment, max(nbytes, 1)) or pointer.value is None:
             raise DeviceError(f"this machine has no {nbytes} bytes to play device memory")
         self.address = pointer.value
-        self.nbytes = nbytes
         ctypes.memset(self.address, 0, nbytes)
 
     def __del__(self) -> None:
         if self.address:
-            self._free(self.address)
+            self._machine.free_later(self.address)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -75,12 +74,12 @@ class Budget:
 class EmulatedMemory(Block):
     """Device memory; its bytes count for the device until it dies."""
 
-    def __init__(self, nbytes: int, budget: Budget) -> None:
+    def __init__(self, nbytes: int, machine: Machine, budget: Budget) -> None:
         self.address = 0
         budget.take(nbytes)
         self.budget = budget
         try:
-            super().__init__(nbytes, DEVICE_ALIGNMENT)
+            super().__init__(nbytes, DEVICE_ALIGNMENT, machine)
         except DeviceError:
             budget.give_back(nbytes)
             raise

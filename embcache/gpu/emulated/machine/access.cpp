@@ -35,7 +35,10 @@ void loaded([[maybe_unused]] const void* p) {
 
 void stored(const void* p) {
     Thread& t = running->self();
-    if (running->options.stale_l1) t.block->grid->l1[t.block->sm].drop(p);
+    if (running->options.stale_l1) {
+        const Unseen unseen;
+        t.block->grid->l1[t.block->sm].drop(p);
+    }
     if (t.fenced) tsan_release(p);
 }
 
@@ -54,6 +57,7 @@ void fence(Site site) {
 void through_l1(const void* p, void* value, u32 bytes) {
     Machine& machine = *running;
     if (!machine.options.stale_l1) return;
+    const Unseen unseen;
     Thread& t = machine.self();
     Sector& sector = t.block->grid->l1[t.block->sm].sector_of(p);
     if (sector.read_at <= t.fresh_since || machine.draw() % 64 == 0) L1::refresh(sector, p, ++machine.clock);

@@ -66,6 +66,7 @@ EXPORT void machine_free(Machine* machine) { delete machine; }
 EXPORT void machine_serve(Machine* machine) { machine->serve(); }
 EXPORT void machine_stop(Machine* machine) { machine->stop(); }
 EXPORT void machine_release(Machine* machine) { machine->release(); }
+EXPORT void machine_free_later(Machine* machine, void* memory) { machine->free_later(memory); }
 EXPORT u32 machine_stream(Machine* machine) { return machine->new_stream(); }
 EXPORT u64 machine_schedule(Machine* machine) { return machine->schedule(); }
 EXPORT u64 machine_switches(Machine* machine) { return machine->switches(); }

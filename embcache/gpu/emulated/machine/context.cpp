@@ -113,9 +113,8 @@ void unmake(Context& context) {
 
 void make(Context& context, void (*entry)()) {
 #if defined(WITH_TSAN)
-    // Anew each time: one that ran before would know, by that, what happened until then.
-    unmake(context);
-    tsan_innocently([&] { context.tsan = __tsan_create_fiber(0), context.stack = map_stack(); });
+    if (!context.stack)
+        tsan_innocently([&] { context.tsan = __tsan_create_fiber(0), context.stack = map_stack(); });
 #endif
     if (!context.stack) context.stack = map_stack();
     context.stack_bytes = STACK_BYTES;

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,18 +24,23 @@ struct Kernel {
 constexpr u32 WARP = 32;
 constexpr u32 SMS = 4;
 
-// One element of a stream: a launch, or, without blocks, a place where streams join.
+// One element of a stream: a launch, or, without blocks, a place where streams join; or what frees memory after all else.
 struct Grid {
+    Grid() = default;
+    Grid(const Grid&) = delete;
+    ~Grid() { free(frees); }
+
     const Kernel* kernel = nullptr;
-    u32 blocks = 0, threads = 0;
+    u32 stream = 0, blocks = 0, threads = 0;
     std::vector<u64> arguments;
     std::vector<std::shared_ptr<Grid>> after;  // what has to end first; empty once this has begun
     std::atomic<bool> held{false};             // a launch that hangs, until it is released
     std::atomic<bool> ended{false};
+    void* frees = nullptr;
 
     // Drawn as it begins, so that one seed runs it first and slowly, another last and at once.
     std::vector<u32> order;  // of its blocks
-    u32 delay = 0;           // turns before it begins
+    u64 not_before = 0;      // by the machine's clock
     u32 pace = 1;            // most switches in one turn
     u32 room = 1;            // most blocks at a time
     u32 admitted = 0, resident = 0, left = 0;
@@ -65,15 +71,19 @@ struct Thread {
     u32 load_count = 0;
 
     u32 lane() const { return index % WARP; }
+    u32 warp() const { return index / WARP; }
 };
 
 struct Block {
     Grid* grid = nullptr;
     u32 index = 0, sm = 0;
-    u32 running = 0;  // threads that have not exited
+    u32 running = 0;     // threads that have not exited
+    u32 at_barrier = 0;  // threads that wait for the others
     std::vector<Thread*> threads;
     std::vector<Thread*> ready;
     std::vector<char> shared;          // its shared memory while another block runs
+    std::array<u32, WARP> alive{};     // of each warp: the mask of lanes that have not exited
+    std::array<u32, WARP> meeting{};   // of each warp: how many lanes wait in a collective
     std::array<char, WARP> warp_keys;  // for ThreadSanitizer
     char barrier_key = 0;
 

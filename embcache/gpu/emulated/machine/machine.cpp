@@ -18,8 +18,10 @@ namespace cpu {
 Machine* running;
 
 namespace {
-Turns turns;
+Turns& turns = *new Turns;  // for ever: a machine may still run while the process ends
 Block* shared_of;  // whose shared memory stands in the section
+
+constexpr size_t MOST_FIBERS = 4000;  // ThreadSanitizer has room for 8128
 
 size_t shared_bytes() { return __start_gpu_shared ? (size_t)(__stop_gpu_shared - __start_gpu_shared) : 0; }
 }  // namespace
@@ -31,6 +33,7 @@ u64 Machine::draw() {  // xorshift64*
 
 Machine::~Machine() {
     const Turns::Held turn(turns);
+    const Unseen unseen;
     for (auto& grid : waiting_) grid->after.clear();
     for (auto& grid : inbox_) grid->after.clear();
     for (auto& block : resident_)
@@ -40,6 +43,7 @@ Machine::~Machine() {
 
 bool Machine::step() {
     const Turns::Held turn(turns);
+    const Unseen unseen;
     if (failed_) return false;
     running = this;
     take_in();
@@ -90,18 +94,20 @@ void Machine::begin(Grid& grid) {
         std::swap(grid.order[i], grid.order[draw() % (i + 1)]);
     }
     grid.left = grid.blocks;
-    grid.delay = draw() % 2 ? 0 : (u32)(draw() % (1ull << draw() % 11));
+    grid.not_before = clock + (draw() % 2 ? 0 : draw() % (1ull << draw() % 15));
     grid.pace = 1u << 2 * (draw() % 5);
     grid.room = 1 + (u32)(draw() % options.most_resident);
 }
 
 void Machine::admit() {
+    u64 now = clock;
+    if (resident_.empty() && !begun_.empty()) {  // nothing else lets time pass
+        const auto sooner = [](const auto& a, const auto& b) { return a->not_before < b->not_before; };
+        now = std::max(now, (*std::min_element(begun_.begin(), begun_.end(), sooner))->not_before);
+    }
     for (auto& grid : begun_) {
-        if (grid->delay) {
-            grid->delay = resident_.empty() ? 0 : grid->delay - 1;
-            if (grid->delay) continue;
-        }
-        while (grid->resident < grid->room && grid->admitted < grid->blocks && (resident_.empty() || draw() % 2))
+        if (grid->not_before > now) continue;
+        while (grid->resident < grid->room && grid->admitted < grid->blocks && (!grid->resident || draw() % 2))
             admit_block(*grid);
     }
 }
@@ -114,25 +120,38 @@ void Machine::admit_block(Grid& grid) {
     block->running = grid.threads;
     grid.resident++;
     block->threads.reserve(grid.threads);
+    block->ready.reserve(grid.threads);
     for (u32 i = 0; i < grid.threads; i++) {
-        Thread* thread = new_thread();
+        Thread* thread = new_thread(grid);
         thread->block = block.get();
         thread->index = i;
         block->threads.push_back(thread);
+        block->alive[thread->warp()] |= 1u << thread->lane();
         wake(*thread);
     }
     resident_.push_back(std::move(block));
 }
 
-Thread* Machine::new_thread() {
-    if (idle_.empty()) idle_.push_back(&threads_.emplace_back());
-    Thread* thread = idle_.back();
-    idle_.pop_back();
-    Context context = thread->context;
+// Who ran before knows, by that, what happened until then: nothing new to ThreadSanitizer in grids of one stream, which
+// are in order anyway, or in blocks of one grid. So threads stay with their stream (a fiber of its costs 0.7 ms to make).
+std::vector<Thread*>& Machine::idle_of(const Grid& grid) { return idle_[TSAN ? grid.stream : 0]; }
+
+Thread* Machine::new_thread(Grid& grid) {
+    std::vector<Thread*>& idle = idle_of(grid).empty() ? unmade_ : idle_of(grid);
+    if (idle.empty()) idle.push_back(&threads_.emplace_back());
+    Thread* thread = idle.back();
+    idle.pop_back();
+    const Context context = thread->context;
     *thread = Thread{};
     thread->context = context;
     make(thread->context, body);
     return thread;
+}
+
+void Machine::dismiss(Thread& thread, const Grid& grid) {
+    const bool keep = !TSAN || threads_.size() - unmade_.size() < MOST_FIBERS;
+    if (!keep) unmake(thread.context);
+    (keep ? idle_of(grid) : unmade_).push_back(&thread);
 }
 
 Block* Machine::pick() {
@@ -156,6 +175,7 @@ void Machine::run(Block& block) {
 void Machine::swap_shared(Block* block) {
     const size_t bytes = shared_bytes();
     if (shared_of == block || !bytes) return;
+    tsan_shared(__start_gpu_shared, bytes);
     if (shared_of) shared_of->shared.assign(__start_gpu_shared, __stop_gpu_shared);
     if (block->shared.empty())
         for (size_t i = 0; i < bytes; i++) block->shared.push_back((char)draw());  // shared memory begins as noise
@@ -167,7 +187,7 @@ void Machine::swap_shared(Block* block) {
 void Machine::retire(Block& block) {
     Grid& grid = *block.grid;
     if (shared_of == &block) shared_of = nullptr;
-    for (Thread* thread : block.threads) idle_.push_back(thread);
+    for (Thread* thread : block.threads) dismiss(*thread, grid);
     std::erase_if(resident_, [&](const auto& b) { return b.get() == &block; });
     grid.resident--;
     if (--grid.left) return;
@@ -229,8 +249,7 @@ void Machine::body() {
 
 void Machine::fail(const std::string& what) {
     if (options.aborts) {
-        fprintf(stderr, "\nA kernel failed on the emulated device: %s\n", what.c_str());
-        fflush(stderr);
+        dprintf(options.report_to, "\nA kernel failed on the emulated device: %s\n", what.c_str());
         abort();
     }
     const std::lock_guard lock(door_);

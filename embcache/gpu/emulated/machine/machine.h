@@ -5,6 +5,7 @@
 #pragma once
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,6 +22,7 @@ struct Options {
     u32 most_resident;  // blocks of a grid
     u32 stale_l1;
     u32 aborts;        // what a kernel's fault does: end the process, or else only this machine
+    int report_to;     // the file descriptor for what is said then
 };
 
 class Machine {
@@ -32,8 +34,9 @@ class Machine {
     u32 new_stream();
     std::shared_ptr<Grid> tail(u32 stream);
     void add(u32 stream, std::shared_ptr<Grid> grid);  // behind all that the stream has
-    void release();                                    // grids that hang
-    void serve();                                      // run what comes, until `stop`
+    void free_later(void* memory);  // once nothing runs that was added before
+    void release();                 // grids that hang
+    void serve();  // run what comes, until `stop`
     void stop();
     bool step();  // one turn; false if there is nothing to run
     bool failed() const { return failed_; }
@@ -63,7 +66,9 @@ class Machine {
     void run(Block&);
     void swap_shared(Block*);
     void retire(Block&);
-    Thread* new_thread();
+    std::vector<Thread*>& idle_of(const Grid&);
+    Thread* new_thread(Grid&);
+    void dismiss(Thread&, const Grid&);
     Thread* next(Block&);
     void fail(const std::string& what);
     static void body();
@@ -78,7 +83,8 @@ class Machine {
 
     std::vector<std::shared_ptr<Grid>> waiting_, begun_;
     std::vector<std::unique_ptr<Block>> resident_;
-    std::vector<Thread*> idle_;
+    std::map<u32, std::vector<Thread*>> idle_;  // by stream
+    std::vector<Thread*> unmade_;
     std::deque<Thread> threads_;
     Context host_;
     Thread* current_ = nullptr;

@@ -18,16 +18,35 @@ void __tsan_acquire(void*);
 void __tsan_release(void*);
 unsigned __tsan_atomic32_load(const volatile unsigned*, int);
 void AnnotateBenignRaceSized(const char*, int, const volatile void*, unsigned long, const char*);
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
 }
 #endif
 
 namespace cpu {
 
 #if defined(WITH_TSAN)
+constexpr bool TSAN = true;
 constexpr unsigned NO_ORDER = 1;  // switch fibers without a happens-before edge
 inline void tsan_acquire(const void* key) { __tsan_acquire(const_cast<void*>(key)); }
 inline void tsan_release(const void* key) { __tsan_release(const_cast<void*>(key)); }
 inline void tsan_acquire_word(const unsigned* word) { __tsan_atomic32_load(word, __ATOMIC_ACQUIRE); }
+
+// While one of these lives, nothing that the thread or fiber does to memory is looked at. The machine is not instrumented,
+// but calls malloc, free and memcpy, which are.
+class Unseen {
+  public:
+    Unseen() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
+    ~Unseen() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__), AnnotateIgnoreReadsEnd(__FILE__, __LINE__); }
+    Unseen(const Unseen&) = delete;
+};
+
+// Blocks have their shared memory at one address, one after the other: so no order can be asked of it.
+inline void tsan_shared(const char* begin, unsigned long bytes) {
+    AnnotateBenignRaceSized(__FILE__, __LINE__, begin, bytes, "shared memory");
+}
 
 // A fiber knows, from its birth, what its maker knows, and memory was written first by its mapper; but a scheduler has
 // heard of everything. So both is done by one that knows nothing.
@@ -52,10 +71,15 @@ inline void tsan_pass_on(const std::vector<const void*>& from, const void* to) {
     __tsan_destroy_fiber(courier);
 }
 #else
+constexpr bool TSAN = false;
 inline void tsan_acquire(const void*) {}
 inline void tsan_release(const void*) {}
 inline void tsan_acquire_word(const unsigned*) {}
 inline void tsan_pass_on(const std::vector<const void*>&, const void*) {}
+inline void tsan_shared(const char*, unsigned long) {}
+struct Unseen {
+    Unseen() {}
+};
 #endif
 
 }  // namespace cpu

@@ -17,10 +17,25 @@ std::shared_ptr<Grid> Machine::tail(u32 stream) {
 
 void Machine::add(u32 stream, std::shared_ptr<Grid> grid) {
     tsan_release(&grid->begun_key);  // what this thread did until now happens before it
+    grid->stream = stream;
     const std::lock_guard lock(door_);
     if (tails_[stream]) grid->after.push_back(tails_[stream]);
     if (grid->held) holding_.push_back(grid);
     tails_[stream] = grid;
+    inbox_.push_back(std::move(grid));
+    mail_ = true;
+    bell_.notify_one();
+}
+
+// As CUDA, where freeing waits for the device; but here nobody has to wait.
+void Machine::free_later(void* memory) {
+    const Unseen unseen;
+    const std::lock_guard lock(door_);
+    auto grid = std::make_shared<Grid>();
+    grid->frees = memory;
+    for (auto& last : tails_)
+        if (last && !last->ended) grid->after.push_back(last);
+    if (grid->after.empty()) return;
     inbox_.push_back(std::move(grid));
     mail_ = true;
     bell_.notify_one();

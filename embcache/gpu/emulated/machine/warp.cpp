@@ -69,22 +69,29 @@ bool same_meeting(const Thread& a, const Thread& b) {
 
 std::string call_text(const Thread& t) { return std::string(t.collective->name) + "(" + mask_text(t.mask) + ")"; }
 
-// One lane of the mask, as a newcomer finds it; -> whether it is here.
-bool is_here(const Thread& t, u32 lane, const Thread* other) {
-    const auto die = [&](const std::string& what) {
-        running->die(call_text(t) + ": lane " + std::to_string(lane) + what, t.site);
-    };
-    if (!other) die(" is none of the block's,");
-    if (other->state == State::exited) die(" has exited,");
-    if (other->state != State::meeting) return false;
-    if (same_meeting(t, *other)) return true;
-    if (other->mask >> t.lane() & 1u)
-        die(" waits for this one in " + call_text(*other) + " at " + place(other->site) + ", not");
+// Whether a lane of the mask is here too.
+bool is_here(const Thread& t, const Thread& other) {
+    if (other.state != State::meeting) return false;
+    if (same_meeting(t, other)) return true;
+    if (other.mask >> t.lane() & 1u)
+        running->die(call_text(t) + ": lane " + std::to_string(other.lane()) + " waits for this one in " +
+                         call_text(other) + " at " + place(other.site) + ", not", t.site);
     return false;
 }
 
+// The lanes of the mask can come.
+void check_lanes(const Thread& t) {
+    if (!(t.mask >> t.lane() & 1u)) running->die(call_text(t) + ": the mask lacks the lane that calls,", t.site);
+    const u32 lacking = t.mask & ~t.block->alive[t.warp()];
+    if (!lacking) return;
+    const u32 lane = (u32)__builtin_ctz(lacking);
+    const char* why = t.block->lane_of(t, lane) ? " has exited," : " is none of the block's,";
+    running->die(call_text(t) + ": lane " + std::to_string(lane) + why, t.site);
+}
+
 void complete(Gathered& g) {
-    const Collective& collective = *g.lanes[__builtin_ctz(g.mask)]->collective;
+    const int first = __builtin_ctz(g.mask);
+    const Collective& collective = *g.lanes[first]->collective;
     collective.answer(g);
     u64 fresh = 0;
     each(g, [&](Thread& t, u32) { fresh = t.fresh_since > fresh ? t.fresh_since : fresh; });
@@ -92,25 +99,26 @@ void complete(Gathered& g) {
         if (collective.orders) t.fresh_since = fresh;
         running->wake(t);
     });
+    g.lanes[first]->block->meeting[g.lanes[first]->warp()] -= (u32)__builtin_popcount(g.mask);
 }
 
 void settle(Thread& t) {
+    if (t.block->meeting[t.warp()] < (u32)__builtin_popcount(t.mask)) return;  // not all of them can be here
     Gathered g{t.mask, {}};
     bool all = true;
     for (u32 lane = 0; lane < WARP; lane++) {
         if (!(t.mask >> lane & 1u)) continue;
         g.lanes[lane] = t.block->lane_of(t, lane);
-        all &= is_here(t, lane, g.lanes[lane]);
+        all &= is_here(t, *g.lanes[lane]);
     }
     if (all) complete(g);
 }
 
 void settle_barrier(Block& block) {
+    if (block.at_barrier < block.running) return;
+    block.at_barrier = 0;
     u64 fresh = 0;
-    for (Thread* t : block.threads) {
-        if (t->state != State::at_barrier && t->state != State::exited) return;
-        fresh = t->fresh_since > fresh ? t->fresh_since : fresh;
-    }
+    for (const Thread* t : block.threads) fresh = t->fresh_since > fresh ? t->fresh_since : fresh;
     for (Thread* t : block.threads)
         if (t->state == State::at_barrier) t->fresh_since = fresh, running->wake(*t);
 }
@@ -133,11 +141,11 @@ REDUCTION(XOR_OF, "__reduce_xor_sync", 0, a ^ b);
 u64 meet(const Collective& collective, u32 mask, u64 value, u32 from, Site site) {
     Thread& t = running->self();
     t.collective = &collective, t.mask = mask, t.value = value, t.from = from, t.site = site;
-    if (!(mask >> t.lane() & 1u))
-        running->die(call_text(t) + ": the mask lacks the lane that calls,", site);
-    const char* key = &t.block->warp_keys[t.index / WARP];
+    check_lanes(t);
+    const char* key = &t.block->warp_keys[t.warp()];
     if (collective.orders) tsan_release(key);
     t.state = State::meeting;
+    t.block->meeting[t.warp()]++;
     settle(t);
     running->rest(t);
     if (collective.orders) tsan_acquire(key);
@@ -149,20 +157,26 @@ void meet_block(Site site) {
     t.site = site;
     tsan_release(&t.block->barrier_key);
     t.state = State::at_barrier;
+    t.block->at_barrier++;
     settle_barrier(*t.block);
     running->rest(t);
     tsan_acquire(&t.block->barrier_key);
 }
 
-void exit_thread(Thread& t) {
-    t.state = State::exited;
-    t.block->running--;
+void check_nobody_waits_for(const Thread& t) {
     for (u32 lane = 0; lane < WARP; lane++) {
         const Thread* other = t.block->lane_of(t, lane);
         if (!other || other->state != State::meeting || !(other->mask >> t.lane() & 1u)) continue;
         running->die("it exits, and lane " + std::to_string(lane) + " waits for it in " + call_text(*other) + " at " +
                          place(other->site) + "; seen last", t.site);
     }
+}
+
+void exit_thread(Thread& t) {
+    t.state = State::exited;
+    t.block->running--;
+    t.block->alive[t.warp()] &= ~(1u << t.lane());
+    if (t.block->meeting[t.warp()]) check_nobody_waits_for(t);
     settle_barrier(*t.block);
 }
 
