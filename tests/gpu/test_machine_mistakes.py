@@ -40,6 +40,12 @@ def line_of(part: str) -> str:
             32,
             r"lane \d+ has exited|it exits, and lane \d+ waits for it in a vote\(ffffffff\)",
         ),
+        ("ballot_after_the_rest", 32, r"a vote\(ffffffff\): lane 0 has exited, at mistakes\.cu:\d+"),
+        (
+            "ballot_before_the_rest",
+            32,
+            r"it exits, and lane \d+ waits for it in a vote\(ffffffff\) at mistakes\.cu:\d+",
+        ),
         ("shuffle_from_outside", 32, "takes from lane 3, which the mask of its shuffle lacks"),
         ("mask_without_caller", 32, r"a vote\(0000ffff\): the mask lacks the lane that calls"),
         ("full_mask", 40, r"a vote\(ffffffff\): lane 8 is none of the block's"),
@@ -80,6 +86,7 @@ def test_a_lock_that_is_never_released() -> None:
         bench.run("kept_lock", 1, 64, bench.array([0]), bench.array([0]))
     assert "kept_lock hangs: a thread had more than 500 turns" in str(raised.value)
     assert "runs, seen last at " + line_of("atomicCAS(lock") in str(raised.value)
+    assert bench.device.switches <= 2 * 64 * 500
 
 
 def test_a_hang_of_one_grid_tells_of_all_who_wait() -> None:

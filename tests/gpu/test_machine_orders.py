@@ -20,16 +20,16 @@ SEEDS = range(40)
 COUNT = 1000
 
 
-def count_behind(seed: int, follow: bool, mode: str = "plain") -> int:
+def count_behind(seed: int, follow: bool, mode: str = "plain", threads: int = 128) -> int:
     """How many words of those that one stream fills another one finds filled."""
     bench = Bench(mode, seed=seed)
     device, other = bench.device, bench.device.stream()
     words, equal = bench.array(np.zeros(COUNT)), bench.array([0])
-    bench.launch("fill", 8, 128, words, COUNT, 5)
+    bench.launch("fill", 8, threads, words, COUNT, 5)
     device.record(bench.event, bench.stream)
     if follow:
         device.follow(other, bench.event)
-    bench.launch("count_equal", 8, 128, words, COUNT, 5, equal, stream=other)
+    bench.launch("count_equal", 8, threads, words, COUNT, 5, equal, stream=other)
     device.run()
     return int(equal[0])
 
@@ -142,6 +142,14 @@ def test_a_tag_out_of_a_stale_l1() -> None:
     assert stale_reads(relaxed=0, stale_l1=False) == 0
 
 
+def test_what_a_thread_stores_it_reads_back_from_a_stale_l1() -> None:
+    for seed in SEEDS:
+        bench = Bench(seed=seed, stale_l1=True)
+        wrong = bench.array([0])
+        bench.run("read_back", 4, 64, bench.array(np.zeros(256)), wrong)
+        assert wrong[0] == 0
+
+
 def test_a_stale_l1_shows_what_was_not_ordered() -> None:
     def least_seen(how: int) -> int:
         return min(messages("plain", how | WARM, seed, stale_l1=True) for seed in SEEDS)
@@ -153,11 +161,34 @@ def test_a_stale_l1_shows_what_was_not_ordered() -> None:
     assert least_seen(NO_FENCE) < 32
 
 
+def one_word(seed: int, late: bool) -> None:
+    """A grid of one thread writes a word, and has long ended when one of another stream reads it: still a race.
+
+    late: the reader was launched before the host learned that the writer had ended.
+    """
+    bench = Bench("tsan", seed=seed)
+    device, other = bench.device, bench.device.stream()
+    word, equal = bench.array([0]), bench.array([0])
+    bench.launch("fill", 1, 1, word, 1, 5)
+    if late:
+        device.hang("count_equal")
+        bench.launch("count_equal", 1, 1, word, 1, 5, equal, stream=other)
+        device.record(bench.event, bench.stream)
+        assert device.wait(bench.event, 30)
+        device.release()
+    else:
+        device.run()
+        bench.launch("count_equal", 1, 1, word, 1, 5, equal, stream=other)
+    device.run()
+
+
 def judge(case: str, how: str) -> None:
     """In a process of its own, under ThreadSanitizer: one case, with many seeds."""
     for seed in range(3):
         if case == "streams":
-            count_behind(seed, bool(int(how)), "tsan")
+            count_behind(seed, bool(int(how)), "tsan", threads=32)
+        elif case == "one word":
+            one_word(seed, late=bool(int(how)))
         elif case == "messages":
             messages("tsan", int(how), seed)
         elif case == "lock":
@@ -182,6 +213,8 @@ def test_what_is_ordered_is_no_race(case: str, how: int) -> None:
     ("case", "how", "kernel"),
     [
         ("streams", 0, "count_equal"),
+        ("one word", 0, "count_equal"),
+        ("one word", 1, "count_equal"),
         ("messages", RELAXED_LOAD, "subscribe"),
         ("messages", RELAXED_STORE, "subscribe"),
         ("messages", NO_SYNCWARP, "subscribe"),

@@ -200,7 +200,7 @@ class EmulatedDevice:
         return owner.array()[:nbytes].view(wanted).reshape(shape)
 
     def run(self) -> None:
-        """Run all there is to run. Not for a threaded device."""
+        """Run all there is to run. Not for a threaded device. Unlike `wait` it orders nothing: only time passes."""
         self._faults.check()
         self._machine.run()
 

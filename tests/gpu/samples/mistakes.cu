@@ -10,6 +10,20 @@ extern "C" __global__ void ballot_without_the_rest(u32* out) {
     store_4(out, __ballot_sync(FULL, 1));
 }
 
+extern "C" __global__ void ballot_after_the_rest(u32* out) {
+    if (threadIdx.x < 16u) return;
+    for (u32 i = 0; i < 200u; i++) store_4(out + threadIdx.x, i);
+    store_4(out, __ballot_sync(FULL, 1));
+}
+
+extern "C" __global__ void ballot_before_the_rest(u32* out) {
+    if (threadIdx.x < 16u) {
+        for (u32 i = 0; i < 200u; i++) store_4(out + threadIdx.x, i);
+        return;
+    }
+    store_4(out, __ballot_sync(FULL, 1));
+}
+
 extern "C" __global__ void shuffle_from_outside(u32* out) {
     if (threadIdx.x < 16u) return;
     store_4(out + threadIdx.x, __shfl_sync(0xffff0000u, threadIdx.x, 3));

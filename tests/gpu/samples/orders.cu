@@ -48,6 +48,18 @@ extern "C" __global__ void read_twice(const u32* tag, const u32* flag, u32* seen
     if (before <= 1u && after == 1u) atomicAdd(seen, 1u);
 }
 
+// What a thread stores it reads back, and so does its block after a barrier, out of whatever cache.
+extern "C" __global__ void read_back(u32* words, u32* wrong) {
+    u32* mine = words + this_thread();
+    const u32 before = load_4(mine);
+    store_4(mine, before + 1u);
+    if (load_4(mine) != before + 1u) atomicAdd(wrong, 1u);
+    store_relaxed(mine, before + 2u);
+    if (load_4(mine) != before + 2u) atomicAdd(wrong, 1u);
+    __syncthreads();
+    if (load_4(words + blockIdx.x * blockDim.x) != before + 2u) atomicAdd(wrong, 1u);
+}
+
 // A counter under a lock.
 extern "C" __global__ void count_locked(u32* lock, u32* count, u32 how) {
     while (atomicCAS(lock, 0u, 1u) != 0u) {

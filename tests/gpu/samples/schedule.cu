@@ -1,7 +1,9 @@
 // What the schedule looks like from inside.
 
 // Threads and blocks in the order in which they come here.
-extern "C" __global__ void order_of_coming(u32* count, u32* came) { store_4(came + atomicAdd(count, 1u), this_thread()); }
+extern "C" __global__ void order_of_coming(u32* count, u32* came) {
+    store_4(came + atomicAdd(count, 1u), this_thread());
+}
 
 extern "C" __global__ void fill(u32* out, u32 count, u32 value) {
     if (this_thread() < count) store_4(out + this_thread(), value);

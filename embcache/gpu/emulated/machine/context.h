@@ -20,8 +20,8 @@ struct Context {
 #endif
 };
 
-// A context for `entry`, which calls `arrive` first and never returns. Its stack has a guard page below. One that has run
-// before keeps its stack, and what ThreadSanitizer knows of it, until it is unmade.
+// A context for `entry`, which calls `arrive` first and never returns. Its stack has a guard page below. One that has
+// run before keeps its stack, and what ThreadSanitizer knows of it, until it is unmade.
 void make(Context&, void (*entry)());
 void unmake(Context&);
 

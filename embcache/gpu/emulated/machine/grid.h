@@ -24,7 +24,7 @@ struct Kernel {
 constexpr u32 WARP = 32;
 constexpr u32 SMS = 4;
 
-// One element of a stream: a launch, or, without blocks, a place where streams join; or what frees memory after all else.
+// One element of a stream: a launch, or, without blocks, a place where streams join; or what frees memory in the end.
 struct Grid {
     Grid() = default;
     Grid(const Grid&) = delete;

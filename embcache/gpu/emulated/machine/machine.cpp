@@ -133,7 +133,7 @@ void Machine::admit_block(Grid& grid) {
 }
 
 // Who ran before knows, by that, what happened until then: nothing new to ThreadSanitizer in grids of one stream, which
-// are in order anyway, or in blocks of one grid. So threads stay with their stream (a fiber of its costs 0.7 ms to make).
+// are in order anyway, and little in blocks of one grid. So threads stay with their stream: fibers are slow to make.
 std::vector<Thread*>& Machine::idle_of(const Grid& grid) { return idle_[TSAN ? grid.stream : 0]; }
 
 Thread* Machine::new_thread(Grid& grid) {

@@ -34,8 +34,8 @@ inline void tsan_acquire(const void* key) { __tsan_acquire(const_cast<void*>(key
 inline void tsan_release(const void* key) { __tsan_release(const_cast<void*>(key)); }
 inline void tsan_acquire_word(const unsigned* word) { __tsan_atomic32_load(word, __ATOMIC_ACQUIRE); }
 
-// While one of these lives, nothing that the thread or fiber does to memory is looked at. The machine is not instrumented,
-// but calls malloc, free and memcpy, which are.
+// While one of these lives, nothing that the thread or fiber does to memory is looked at. The machine is not
+// instrumented, but calls malloc, free and memcpy, which are.
 class Unseen {
   public:
     Unseen() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
