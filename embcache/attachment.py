@@ -11,6 +11,7 @@ import asyncio
 import itertools
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,14 @@ from numpy.typing import NDArray
 from embcache.errors import NotReady
 from embcache.host import probe
 from embcache.host.arena import Arena
+from embcache.host.memory import address_of
 from embcache.host.ring import MASK, UseRing
+from embcache.host.segment import COUNT, LEFT, MISSING, SEGMENT_COLUMNS, WARM
 from embcache.local.link import Link, Reply
-from embcache.views import Views, parse_catalogue
+from embcache.views import TableView, Views, parse_catalogue
+
+if TYPE_CHECKING:
+    from embcache.hot.tier import HotTier
 
 CATALOGUE_TIMEOUT_S = 10.0
 
@@ -33,6 +39,7 @@ class Attachment:
         self.arena = Arena.adopt(link.arena_fd, writable=False)
         self._ring = UseRing(link.ring_fd)
         self._ticks = itertools.count()  # a C function: one step, whatever the threads do
+        self.hot: HotTier | None = None  # this process's own, if it has one
         self.views = Views(-1, "", {}, {})
 
     @classmethod
@@ -87,6 +94,22 @@ class Attachment:
         tick = np.uint64(next(self._ticks))
         return int(probe.probe(self.arena.address, segments, self._ring.address, MASK, tick))
 
+    def probe_listed(self, segments: NDArray[np.int64]) -> int:
+        """`probe` for the ids alone that MISSES lists, the first LEFT of each segment."""
+        tick = np.uint64(next(self._ticks))
+        return int(probe.probe_listed(self.arena.address, segments, self._ring.address, MASK, tick))
+
+    def warm_rows(self, view: TableView, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """Those of ids u64 [n] that the arena has now, u64 [m], and their rows as stored, u8 [m, row_bytes]."""
+        rows, status = np.empty((ids.size, view.spec.row_bytes), np.uint8), np.empty(ids.size, np.uint8)
+        misses, segments = np.empty(ids.size, np.int32), np.zeros((1, SEGMENT_COLUMNS), np.int64)
+        segments[0, :COUNT] = view.columns
+        segments[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
+        left = self.probe(segments)
+        status[misses[:left]] = MISSING
+        found = status == WARM
+        return ids[found], rows[found]
+
     def close(self) -> None:
         """Leave the owner. Lookups under way fail; the mapping goes with its last user."""
         self.link.close()
@@ -99,3 +122,5 @@ class Attachment:
         views = parse_catalogue(reply.meta)
         if views.generation > self.views.generation:  # replies to several threads may come in any order
             self.views = views
+            if self.hot is not None:
+                self.hot.catalogue_changed(views)

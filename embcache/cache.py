@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from embcache import tablecalls, updatecalls
 from embcache.attachment import Attachment
-from embcache.config import Settings
+from embcache.config import Hot, Settings
 from embcache.errors import MalformedRequest, NotReady, UnsupportedDtype
 from embcache.features import hash_values
+from embcache.gpu.device import DeviceError
 from embcache.host.warm import warm_readers
+from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
 from embcache.spec import DTYPES, TableSpec
@@ -38,6 +40,8 @@ _LINE = 64
 _RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 _APPLY_S = 60.0  # for a position that a lookup without a deadline waits for
+
+NO_HOT_TIER = HotState(False, "", "none was asked for")
 
 _caches: weakref.WeakSet[EmbeddingCache] = weakref.WeakSet()
 
@@ -59,8 +63,9 @@ class EmbeddingCache:
         rows = cache.lookup({"item": ids})["item"].rows      # float32 [n, dim]
     """
 
-    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
-        """Use `open` or `attach`."""
+    def __init__(self, folder: Path, settings: Settings | None = None, hot: HotTier | HotState = NO_HOT_TIER) -> None:
+        """Use `open` or `attach`. Takes over the hot tier."""
+        self.hot = hot
         self._folder = folder
         self._settings = settings
         self._owner: OwnerProcess | None = None
@@ -84,18 +89,32 @@ class EmbeddingCache:
         Raises ConfigError, StorageCorrupt or NotReady with what the owner says is wrong.
         """
         settings = config if isinstance(config, Settings) else Settings.load(config)
-        return cls(Path(settings.cold.path), settings)
+        return cls._with(Path(settings.cold.path), settings, open_tier(settings.hot))
 
     @classmethod
-    def attach(cls, folder: str | os.PathLike[str]) -> Self:
-        """Join the running owner of a data folder on this host; NotReady where none answers."""
-        return cls(Path(folder))
+    def attach(cls, folder: str | os.PathLike[str], hot: Hot | None = None) -> Self:
+        """Join the running owner of a data folder on this host; NotReady where none answers.
+
+        hot: a hot tier for this process, see [hot] in config.toml; none unless it is asked for.
+        """
+        return cls._with(Path(folder), None, NO_HOT_TIER if hot is None else open_tier(hot))
+
+    @classmethod
+    def _with(cls, folder: Path, settings: Settings | None, hot: HotTier | HotState) -> Self:
+        try:
+            return cls(folder, settings, hot)
+        except BaseException:
+            if isinstance(hot, HotTier):
+                hot.close()
+            raise
 
     def close(self) -> None:
         """Leave; an owner of our own is stopped, and its store closed cleanly. A second call does nothing."""
         _caches.discard(self)
         with self._lock:
             self._closed = True
+            if isinstance(self.hot, HotTier):
+                self.hot.close()
             self._attachment.close()
             if self._owner is not None:
                 self._owner.stop(_STOP_GRACE_S)
@@ -290,7 +309,11 @@ class EmbeddingCache:
         """Attach to the owner; where it is our own and dead, start another first."""
         if self._settings is not None and (self._owner is None or self._owner.wait(ATTACH_TIMEOUT_S) is not None):
             self._owner = OwnerProcess.start(self._settings)
-        return Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
+        attachment = Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
+        if isinstance(self.hot, HotTier):
+            attachment.hot = self.hot
+            self.hot.attach(attachment)
+        return attachment
 
     def _answer(
         self,
@@ -314,11 +337,15 @@ class EmbeddingCache:
                 left = _APPLY_S if deadline is None else max(0.0, deadline - time.monotonic())
                 updatecalls.wait_applied(attachment, min_position, left).result()
                 continue  # on the way there the tables may have changed, too
-            buffer, places = self._room(lookup.parts)
+            pinned = lookup.asks_hot_first
+            buffer, places = self._room(lookup.parts, pinned)
             try:
-                if lookup.run(buffer, places):
+                for question in lookup.steps(buffer, places, pinned=pinned):
+                    assert lookup.hot is not None
+                    lookup.hot.wait(question)
+                if lookup.left:
                     lookup.finish(deadline)
-            except VersionGoneError:
+            except (VersionGoneError, DeviceError):
                 continue
             if strict:
                 lookup.check_strict()
@@ -331,7 +358,7 @@ class EmbeddingCache:
             ids = hash_values(self.feature_of(query.table), query.values or ())
         return Query(query.table, ids, query.version, query.lengths, query.pooling, query.weights)
 
-    def _room(self, parts: Sequence[Part]) -> tuple[NDArray[np.uint8], list[Place]]:
+    def _room(self, parts: Sequence[Part], pinned: bool) -> tuple[NDArray[np.uint8], list[Place]]:
         """Memory for all results, each array on a cache line of its own; it is used again when no array is left."""
         places, size = [], 0
         for part in parts:
@@ -340,7 +367,8 @@ class EmbeddingCache:
                 begins.append(size)
                 size += -(-nbytes // _LINE) * _LINE
             places.append(Place(*begins))
-        return self._buffers.take(size), places
+        buffers = self.hot.pinned if pinned and isinstance(self.hot, HotTier) else self._buffers
+        return buffers.take(size), places
 
 
 def _spec(spec: TableSpec | Mapping[str, Any]) -> TableSpec:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from embcache.errors import ConfigError
-from embcache.spec import TableSpec
+from embcache.spec import NAME_PATTERN, TableSpec
 from embcache.validation import complaints, nearest
 
 ENV_PREFIX = "EMBCACHE_"
@@ -109,18 +109,26 @@ class Owner(Section):
 
 
 def _device(value: object) -> object:
-    if value in ("auto", "off"):
+    if value in ("auto", "off", "emulated") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        raise ValueError('asks for a GPU, and the GPU tier is not in this release: should be "auto" or "off"')
     raise ValueError('should be "auto", "off" or a CUDA device number')
 
 
-class Hot(Section):
-    """[hot]: GPU memory. Off in this release."""
+def _crossover(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError('should be "auto" or a number of ids')
 
-    device: Annotated[Literal["auto", "off"] | int, BeforeValidator(_device)] = "auto"
-    capacity: Size = 8 << 30
+
+class Hot(Section):
+    """[hot]: GPU memory."""
+
+    device: Annotated[Literal["auto", "off", "emulated"] | int, BeforeValidator(_device)] = "auto"
+    capacity: Annotated[Size, Field(ge=1 << 20)] = 8 << 30
+    batch_window_us: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    crossover_ids: Annotated[Literal["auto"] | int, BeforeValidator(_crossover)] = "auto"
+    promote_bytes_per_s: Annotated[Size, Field(ge=1 << 10)] = 256 << 20
+    pinned: Annotated[tuple[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], ...], Field(strict=False)] = ()
 
 
 class Warm(Section):

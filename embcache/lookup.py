@@ -1,14 +1,18 @@
-"""A lookup from resolved queries to rows in a buffer: probe the arena, ask the owner for the rest, pool bags.
+"""A lookup from resolved queries to rows in a buffer: the hot tier and the arena, the owner for the rest, bags pooled.
 
-Knows the arena's kernels and the link; nothing of HTTP, msgpack or RocksDB. The caller owns the buffer and says where
-in it each result goes. The position is read before the first probe: rows may be newer than it, never older.
+Knows the arena's kernels, the hot tier and the link; nothing of HTTP, msgpack or RocksDB. The caller owns the buffer
+and says where in it each result goes. The position is read before anything is looked up, and before it is asked whether
+the hot tier may answer: rows may be newer than it, never older.
+
+Large lookups and bags ask the hot tier first, which writes its rows to their places in the wire's form, and then the
+arena for what is left. Small ones ask the arena first, and the hot tier for what it lacks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +25,20 @@ from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
 from embcache.host.rows import Q8, convert_rows, fill_uniform
-from embcache.host.segment import COLD, COUNT, FAILED, HOT, LATE, LEFT, MISSING, NEAR, OUT, SEGMENT_COLUMNS, WARM
+from embcache.host.segment import (
+    COLD,
+    COUNT,
+    FAILED,
+    HOT,
+    LATE,
+    LEFT,
+    MISSING,
+    NEAR,
+    OUT,
+    SEGMENT_COLUMNS,
+    WARM,
+)
+from embcache.hot.question import LeftQuestion, Question, Wish
 from embcache.local.frames import padded
 from embcache.local.link import Reply
 from embcache.spec import DTYPES, row_bytes
@@ -29,11 +46,14 @@ from embcache.views import TableView
 
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
+    from embcache.hot.tier import HotTier
 
 # The owner's words for an id: without a row, with one, of a version that was dropped; and ours for one that came late.
 _ABSENT, _FOUND, _GONE, _LATE = 0, 1, 3, 4
 _NAMED_IDS = 10  # how many ids an error names
 _HAS_ROW = np.isin(np.arange(256), [HOT, WARM, COLD, NEAR])  # by status
+_FROM_BELOW = np.isin(np.arange(256), [WARM, COLD])
+_NO_STATUS = 255
 
 
 class VersionGoneError(Exception):
@@ -82,13 +102,16 @@ def _part(query: Query, view: TableView, dtype: str) -> Part:
 
 
 class Lookup:
-    """One lookup under way. `run` once, then `finish` if that left ids; then the buffer holds every row and status."""
+    """One lookup under way. Go through `steps` once, then `finish` if that left ids: the buffer holds all there is."""
 
     def __init__(
         self, attachment: Attachment, queries: Sequence[Query], views: Sequence[TableView], dtype: str
     ) -> None:
         self.position = attachment.arena.position
+        hot = attachment.hot
+        self.hot: HotTier | None = hot if hot is not None and hot.serves(attachment) else None
         self.history = attachment.views.history
+        self.left = 0  # ids for the owner
         self.parts = [_part(query, view, dtype) for query, view in zip(queries, views, strict=True)]
         self._attachment = attachment
         self._queries = queries
@@ -99,7 +122,8 @@ class Lookup:
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
-        self._misses = np.empty(0, np.int32)
+        self._misses: list[NDArray[np.int32]] = []
+        self._question: Question | None = None  # what the hot tier was asked first
 
     def check_history(self, asked: str | None) -> None:
         """HistoryChanged where positions of the caller belong to another history."""
@@ -110,21 +134,36 @@ class Lookup:
                 {"history": self.history},
             )
 
-    def run(self, buffer: NDArray[np.uint8], places: Sequence[Place]) -> int:
-        """Probe the arena, writing rows and statuses into `buffer`; -> how many ids are left for the owner."""
-        self._places = places
-        self._address = address_of(buffer)
-        self._misses = np.empty(sum(query.ids.size for query in self._queries), np.int32)
-        misses = address_of(self._misses)
-        for index, (query, view, place) in enumerate(zip(self._queries, self._views, places, strict=True)):
-            self._segments[index, :COUNT] = view.columns
-            self._segments[index, COUNT:LEFT] = self._columns(index, query, view, place, misses)
-            self._statuses.append(buffer[place.status : place.status + query.ids.size])
-            misses += 4 * query.ids.size
-        left = self._attachment.probe(self._segments)
-        if not left:
+    @property
+    def asks_hot_first(self) -> bool:
+        """Whether the hot tier is to write into the buffer, which then has to be pinned memory of the tier."""
+        if self.hot is None:
+            return False
+        ids = sum(query.ids.size for query in self._queries)
+        bags = any(query.lengths is not None for query in self._queries)
+        return ids >= (self.hot.crossover.bags if bags else self.hot.crossover.rows)
+
+    def steps(
+        self, buffer: NDArray[np.uint8], places: Sequence[Place], *, pinned: bool = False
+    ) -> Iterator[Question | LeftQuestion]:
+        """Look all ids up in the tiers in reach, writing rows and statuses into `buffer`; `left` are for the owner.
+
+        Yields what the hot tier is asked: have `hot` wait for it before the next step. A DeviceError of that wait means
+        that the lookup has to begin anew, in another buffer. pinned: whether the hot tier reaches the buffer.
+        """
+        self._lay_out(buffer, places)
+        question = self._ask_hot(buffer) if pinned and self.asks_hot_first else None
+        if question is not None:
+            yield question
+            self._take(question)
+        else:
+            self.left = self._attachment.probe(self._segments)
+            left = self._ask_hot_for_left() if self.left and self.hot is not None else None
+            if left is not None:
+                yield left
+                self.left = left.answered(self._segments)
+        if not self.left:
             self._express()
-        return left
 
     def finish(self, deadline: float | None) -> None:
         """Ask the owner for what is left and wait, until time.monotonic() is `deadline`; what is late then is so."""
@@ -162,6 +201,40 @@ class Lookup:
                     detail = {"table": query.table, "ids": first, "count": int(ids.size)}
                     raise error(f"table {query.table!r}: {ids.size} ids {words}, the first is {first[0]}", detail)
 
+    def _lay_out(self, buffer: NDArray[np.uint8], places: Sequence[Place]) -> None:
+        self._places = places
+        self._address = address_of(buffer)
+        misses = np.empty(sum(query.ids.size for query in self._queries), np.int32)
+        begin = 0
+        for index, (query, view, place) in enumerate(zip(self._queries, self._views, places, strict=True)):
+            here = misses[begin : begin + query.ids.size]
+            self._misses.append(here)
+            self._segments[index, :COUNT] = view.columns
+            self._segments[index, COUNT:LEFT] = self._columns(index, query, view, place, address_of(here))
+            self._statuses.append(buffer[place.status : place.status + query.ids.size])
+            begin += query.ids.size
+
+    def _ask_hot(self, buffer: NDArray[np.uint8]) -> Question | None:
+        wishes = []
+        for query, view, place in zip(self._queries, self._views, self._places, strict=True):
+            at = [self._address + offset for offset in place]
+            pooled = (query.lengths, query.pooling, query.weights)
+            wishes.append(Wish(view, query.ids, self._wire, at[0], at[1], at[2], at[3], *pooled))
+        assert self.hot is not None
+        self._question = self.hot.ask(wishes, buffer)
+        return self._question
+
+    def _take(self, question: Question) -> None:
+        """The hot tier has answered: look for the rest in the arena."""
+        self.left = question.answered(self._segments)
+        self._misses = question.misses
+        if self.left:
+            self.left = self._attachment.probe_listed(self._segments)
+
+    def _ask_hot_for_left(self) -> LeftQuestion | None:
+        assert self.hot is not None
+        return self.hot.ask_left([(index, self._views[index], ids) for index, ids in self._left_ids()])
+
     def _columns(self, index: int, query: Query, view: TableView, place: Place, misses: int) -> tuple[int, ...]:
         """The columns of a segment that the query gives."""
         rows = self._address + place.rows
@@ -173,12 +246,11 @@ class Lookup:
 
     def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
         """(index, ids that are left) of every query that has some."""
-        left, begin = [], 0
+        left = []
         for index, query in enumerate(self._queries):
             count = int(self._segments[index, LEFT])
             if count:
-                left.append((index, query.ids[self._misses[begin : begin + count]]))
-            begin += query.ids.size
+                left.append((index, query.ids[self._misses[index][:count]]))
         return left
 
     def _ask(self) -> Future[Reply]:
@@ -223,18 +295,30 @@ class Lookup:
         for index, view in enumerate(self._views):
             if view.bound is not None:
                 self._fill_uniform(index, view, view.bound)
-        for index, encoded in self._encoded:
+        question = self._question
+        written = _NO_STATUS if question is None else HOT  # of ids whose rows are in the wire's form already
+        for index, _ in self._encoded:
             query, spec, place = self._queries[index], self._views[index].spec, self._places[index]
-            out, scale, bias = (self._address + offset for offset in (place.rows, place.scale, place.bias))
-            form = (spec.dtype_code, spec.dim, address_of(encoded))
+            out, scale, bias, status = (self._address + offset for offset in place)
+            form = (spec.dtype_code, spec.dim, int(self._segments[index, OUT]))
             if query.lengths is None:
                 dtype, dim, rows = form
-                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias, 0, 0)
+                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias, status, written)
                 continue
             weights = 0 if query.weights is None else address_of(query.weights)
             pooling = MEAN if query.pooling == "mean" else SUM
-            status = self._address + place.status
-            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, 0)
+            done = 0 if question is None else question.done_at(index)
+            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, done)
+        self._offer()
+
+    def _offer(self) -> None:
+        """Tell the hot tier what it may want to have."""
+        if self.hot is None or not (self._question is not None or self.hot.may_offer()):
+            return
+        for query, view, status in zip(self._queries, self._views, self._statuses, strict=True):
+            below = _FROM_BELOW[status]
+            if below.any():
+                self.hot.offer(view, query.ids[below])
 
     def _fill_uniform(self, index: int, view: TableView, bound: np.float32) -> None:
         instead = np.flatnonzero(~_HAS_ROW[self._statuses[index]])

@@ -11,7 +11,7 @@ import math
 import resource
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,18 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A block, in words of 8 bytes.
 _LOOKUPS, _NANOSECONDS, _LATENCIES = 0, 1, 2
 _ERRORS = _LATENCIES + len(SECONDS) + 1
-_TABLES = _ERRORS + len(CODES)
+HOT = (
+    ("on", "Fronts whose hot tier answers"),
+    ("capacity_bytes", "GPU memory of the hot tier"),
+    ("launches", "Launches of lookups on the GPU"),
+    ("lookups", "Lookups that asked the hot tier"),
+    ("inserted_rows", "Rows that came into the hot tier"),
+    ("evicted_rows", "Rows that others pushed out of the hot tier"),
+    ("refused_rows", "Rows for which the hot tier had no way free"),
+    ("updated_rows", "Rows that the owner told of as changed"),
+)
+_HOT = _ERRORS + len(CODES)
+_TABLES = _HOT + len(HOT)
 _NAME_WORDS, _SLOT_WORDS = 8, 8 + len(TIERS)
 BLOCK_BYTES = 8 * (_TABLES + MAX_TABLES * _SLOT_WORDS)
 
@@ -71,6 +82,11 @@ class Counters:
     def failed(self, code: str) -> None:
         """Count an answer that was an error; a code that is not known counts as internal."""
         self._words[self._errors.get(code, self._errors["internal"])] += 1
+
+    def hot(self, counts: Mapping[str, int]) -> None:
+        """Note the front's hot tier, by the names in HOT."""
+        for place, (name, _) in enumerate(HOT):
+            self._words[_HOT + place] = counts.get(name, 0)
 
     def word(self, place: int) -> int:
         """One word of the block."""
@@ -148,6 +164,8 @@ class _Scrape(Collector):
         yield self._latency()
         yield self._ids()
         yield self._failures()
+        for place, (name, text) in enumerate(HOT):
+            yield GaugeMetricFamily(f"embcache_hot_{name}", text, value=self._sum(_HOT + place))
         for gauge in self._gauges:
             family = GaugeMetricFamily(f"embcache_{gauge.name}", gauge.help, labels=gauge.labels)
             for labels, value in gauge.values:

@@ -239,7 +239,8 @@ class Launcher:
 
     def _taken(self) -> list[Ticket]:
         """The first of the queue, as many as a launch takes."""
-        tickets, tiles, bag_ids = [], 0, 0
+        tickets: list[Ticket] = []
+        tiles = bag_ids = 0
         while self._queue:
             ticket = self._queue[0]
             tiles, bag_ids = tiles + ticket.tiles.size, bag_ids + ticket.bag_ids

@@ -43,8 +43,8 @@ _PROBLEMS = {
 class Change(NamedTuple):
     """What becomes of distinct ids u64 [n] of a table version: encoded rows u8 [n, row_bytes], None to take them out.
 
-    insert: whether rows come in that are not here; else only those that are here are written anew. pinned: whether no
-    other row may push them out.
+    insert: whether rows come in that are not here; else only those that are here are written anew. keep: whether those
+    that are here stay as they are, and no lookup misses them meanwhile. pinned: whether no other row may push them out.
     """
 
     version: int
@@ -52,6 +52,7 @@ class Change(NamedTuple):
     ids: Ids
     rows: Rows | None
     insert: bool = False
+    keep: bool = False
     pinned: bool = False
 
 
@@ -142,12 +143,12 @@ class GpuTable:
             self._device.clear(pool.sets, pool.set_count * SET_BYTES, self._stream)
         self._finish()
 
-    def insert(self, version: int, ids: Ids, rows: Rows, *, pinned: bool = False) -> Evicted:
-        """Put encoded rows u8 [n, row_bytes] of distinct ids in, over their older selves if need be.
+    def insert(self, version: int, ids: Ids, rows: Rows, *, keep: bool = False, pinned: bool = False) -> Evicted:
+        """Put encoded rows u8 [n, row_bytes] of distinct ids in, over their older selves unless these are to `keep`.
 
         -> the ids that are not in any more for it: pushed out, or new ones for which no way was free.
         """
-        return self.apply([Change(version, rows.shape[1], ids, rows, insert=True, pinned=pinned)])
+        return self.apply([Change(version, rows.shape[1], ids, rows, insert=True, keep=keep, pinned=pinned)])
 
     def update(self, version: int, ids: Ids, rows: Rows) -> None:
         """Write encoded rows u8 [n, row_bytes] of distinct ids over those that are here."""
@@ -243,7 +244,7 @@ class GpuTable:
         """Step 1 of a change: no reader finds the rows after it."""
         if staged.change.insert:
             said = address_of(self._said) + SLOT_BYTES * staged.first
-            self._launch("claim", staged, WAYS, said)
+            self._launch("claim", staged, WAYS, said, int(staged.change.keep))
         else:
             self._launch("remove_rows" if staged.change.rows is None else "invalidate", staged, 1)
 

@@ -26,7 +26,7 @@ _BYTES = TILE.itemsize
 
 def rows_a_tile(ids: int) -> int:
     """Ids of a tile, for a lookup of so many ids."""
-    return GROUP * -(-ids // (GROUP * MOST_TILES))
+    return GROUP * max(1, -(-ids // (GROUP * MOST_TILES)))
 
 
 def bags_a_tile(ids: int, bags: int) -> int:
@@ -63,8 +63,8 @@ def cut(questions, row_step, bag_step, tiles):
 
     row_step: ids of a tile; bag_step: bags of a tile of bags. Queries without ids make none.
     """
-    made = np.int64(0)
-    scratch = np.int64(0)
+    made = 0
+    scratch = 0
     for q in range(questions.shape[0]):
         question = questions[q]
         count, bags = question[COUNT], question[BAG_COUNT]
@@ -73,10 +73,10 @@ def cut(questions, row_step, bag_step, tiles):
                 _put(tiles + _BYTES * made, question, first, min(row_step, count - first), 0, 0, 0)
                 made += 1
             continue
-        first = np.int64(0)
+        first = 0
         for bag in range(0, bags, bag_step):
             here = min(bag_step, bags - bag)
-            ids = np.int64(0)
+            ids = 0
             for b in range(here):
                 ids += np.int64(load_u32(question[LENGTHS] + 4 * (bag + b)))
             _put(tiles + _BYTES * made, question, first, ids, bag, here, scratch)
@@ -92,13 +92,13 @@ def gather_misses(questions, row_step, bag_step, tiles, missed, left):
 
     missed: u32 of each tile, an array. left int64 [q]: how many there are, written. -> their sum.
     """
-    total = np.int64(0)
-    made = np.int64(0)
+    total = 0
+    made = 0
     for q in range(questions.shape[0]):
         question = questions[q]
         bags = (question[FORM] >> 16) & 255 == BAGS
         count, step = (question[BAG_COUNT], bag_step) if bags else (question[COUNT], row_step)
-        here = np.int64(0)
+        here = 0
         for _ in range(0, count, step):
             first = np.int64(load_u32(tiles + _BYTES * made + 84))
             for j in range(np.int64(missed[made])):

@@ -1,30 +1,37 @@
 """Memory for replies, used again and again: a new array for each reply spends most of its time in page faults.
 
 Invariant: a buffer is lent to one reply at a time, and comes back only once nobody reads it any more. What cannot be
-known to be unread (a connection that broke while sending) is dropped, never given back. Buffers are anonymous maps of
-a power-of-two size; their memory returns to the system as soon as they are dropped. For one event loop: no locks.
+known to be unread (a connection that broke while sending) is dropped, never given back. Buffers have a power-of-two
+size and are anonymous maps, or pinned memory where there is a GPU that writes rows into them; their memory returns to
+the system as soon as they are dropped. For one event loop: no locks.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcache.errors import Overloaded, TooLarge
+from embcache.gpu.device import DeviceError
 
 SMALLEST = 64 << 10
 _RETRY_AFTER_MS = 50
 
 
 class Buffer:
-    """`array` u8[capacity] and `view`, the same bytes as a memoryview; both begin at a page's start."""
+    """`array` u8[capacity] and `view`, the same bytes as a memoryview; both begin at a page's start, or a cache line's.
 
-    __slots__ = ("array", "view")
+    pinned: whether a GPU reaches it.
+    """
 
-    def __init__(self, capacity: int) -> None:
-        self.view = memoryview(mmap.mmap(-1, capacity))
+    __slots__ = ("array", "pinned", "view")
+
+    def __init__(self, view: memoryview, pinned: bool) -> None:
+        self.view = view
+        self.pinned = pinned
         self.array: NDArray[np.uint8] = np.frombuffer(self.view, np.uint8)
 
     @property
@@ -40,10 +47,18 @@ class BufferPool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._pin: Callable[[int], memoryview] | None = None
         self.lent = 0  # bytes
         self.kept = 0  # bytes
         self._free: dict[int, list[Buffer]] = {}
         self._idle: dict[int, int] = {}  # the fewest free buffers of a size since the last trim
+
+    def pin(self, allocate: Callable[[int], memoryview]) -> None:
+        """From now on make buffers that a GPU reaches, by `allocate(bytes)`."""
+        self._pin = allocate
+        self.kept = 0
+        self._free.clear()
+        self._idle.clear()
 
     def take(self, size: int) -> Buffer:
         """A buffer of at least `size` bytes, with whatever it held before.
@@ -66,7 +81,7 @@ class BufferPool:
             self._make_room(capacity)
             self._idle[capacity] = 0
             self.lent += capacity
-            return Buffer(capacity)
+            return self._made(capacity)
         buffer = free.pop()
         self._idle[capacity] = min(self._idle[capacity], len(free))
         self.kept -= capacity
@@ -93,6 +108,14 @@ class BufferPool:
             del free[: self._idle[capacity]]  # the oldest; the newest are warm in the CPU's cache
             self._idle[capacity] = len(free)
         self.kept = sum(capacity * len(free) for capacity, free in self._free.items())
+
+    def _made(self, capacity: int) -> Buffer:
+        if self._pin is not None:
+            try:
+                return Buffer(self._pin(capacity), pinned=True)
+            except DeviceError:  # it is gone, and so is the hot tier
+                self._pin = None
+        return Buffer(memoryview(mmap.mmap(-1, capacity)), pinned=False)
 
     def _make_room(self, needed: int) -> None:
         """Frees kept buffers, the largest first, until `needed` bytes more stay within the limit."""

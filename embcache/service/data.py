@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,8 @@ from embcache import updatecalls
 from embcache.cache import EmbeddingCache
 from embcache.config import Server
 from embcache.errors import NotReady
+from embcache.gpu.device import DeviceError
+from embcache.hot.question import LeftQuestion, Question
 from embcache.lookup import Lookup, VersionGoneError
 from embcache.metrics import Counters
 from embcache.service import failures
@@ -34,6 +37,7 @@ from embcache.service.sending import Reply, head_lines, send_failure, send_reply
 PATH = "/v1/lookup"
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 _BEGUN = "embcache.begun"  # where a scope holds what answer_now began
+_LOOKS_AT_ONCE, _NAP_S = 2000, 0.001  # at what the hot tier was asked; between them the loop does what else there is
 SMALL = 96 << 10  # bytes; replies up to here get memory of their own, which malloc has at hand
 
 
@@ -46,14 +50,15 @@ class _Behind(Exception):
 
 @dataclass(slots=True)
 class _Begun:
-    """A lookup after its probe of the arena: `left` ids are still to be asked of the owner."""
+    """A lookup under way: the steps that are still to come, and what the hot tier is asked before the next one."""
 
     asked: bytes
     request: LookupRequest
     lookup: Lookup
     skeleton: Skeleton
     reply: Reply
-    left: int
+    steps: Iterator[Question | LeftQuestion]
+    question: Question | LeftQuestion | None
 
 
 class LookupEndpoint:
@@ -95,7 +100,7 @@ class LookupEndpoint:
             if cache.stale or len(body) > self._server.max_body_bytes:
                 return None
             begun = self._begin(cache, body)
-            if begun.left or begun.request.strict:
+            if begun.question or begun.lookup.left or begun.request.strict:
                 scope[_BEGUN] = begun
                 return None
             reply = self._end(begun, arrived)
@@ -131,11 +136,13 @@ class LookupEndpoint:
         if request.min_position > lookup.position:
             raise _Behind(request)
         skeleton = lay_out(lookup.position, lookup.history, request.dtype, tuple(lookup.parts))
-        array, buffer = self._room(skeleton.size)
+        array, buffer = self._room(skeleton.size, lookup.asks_hot_first)
         reply = Reply(array.data, buffer)
         try:
             skeleton.write(reply.body)
-            return _Begun(body, request, lookup, skeleton, reply, lookup.run(array, skeleton.places))
+            pinned = buffer is not None and buffer.pinned
+            steps = lookup.steps(array, skeleton.places, pinned=pinned)
+            return _Begun(body, request, lookup, skeleton, reply, steps, next(steps, None))
         except BaseException:
             self._give_back(reply)
             raise
@@ -144,7 +151,8 @@ class LookupEndpoint:
         """Have the owner answer for the ids that are left; from the beginning, where a version went away meanwhile."""
         for _ in range(_VERSION_TRIES):
             try:
-                if begun.left:
+                await self._go_through(begun)
+                if begun.lookup.left:
                     await begun.lookup.finish_async(arrived + self._budget_s(begun.request))
                 return self._end(begun, arrived)
             except VersionGoneError:
@@ -152,11 +160,33 @@ class LookupEndpoint:
                 cache = self._reader.cache()
                 await cache.refresh_async()
                 begun = self._begin(cache, begun.asked)
+            except DeviceError:  # the tier is off now
+                self._lose(begun.reply)
+                begun = self._begin(self._reader.cache(), begun.asked)
             except BaseException:
                 self._give_back(begun.reply)
                 raise
         self._give_back(begun.reply)
         raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
+
+    async def _go_through(self, begun: _Begun) -> None:
+        """Take the steps that are left, each once the hot tier has answered what it was asked before.
+
+        Whoever gives up waiting waits all the same: the device writes into the reply's buffer until then.
+        """
+        hot, cancelled = begun.lookup.hot, None
+        while begun.question is not None:
+            assert hot is not None
+            looks = 0
+            while not hot.look(begun.question):
+                looks += 1
+                try:
+                    await asyncio.sleep(0 if looks < _LOOKS_AT_ONCE else _NAP_S)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            begun.question = next(begun.steps, None)
+        if cancelled is not None:
+            raise cancelled
 
     def _end(self, begun: _Begun, arrived: float) -> Reply:
         """The reply, all its rows found or given up. Raises what `strict` makes of those that were not found."""
@@ -168,8 +198,8 @@ class LookupEndpoint:
         self._counters.looked_up(time.monotonic() - arrived)
         return begun.reply
 
-    def _room(self, size: int) -> tuple[NDArray[np.uint8], Buffer | None]:
-        if size <= SMALL:
+    def _room(self, size: int, pooled: bool) -> tuple[NDArray[np.uint8], Buffer | None]:
+        if size <= SMALL and not pooled:
             return np.empty(size, np.uint8), None
         buffer = self.pool.take(size)
         return buffer.array[:size], buffer
@@ -177,6 +207,11 @@ class LookupEndpoint:
     def _give_back(self, reply: Reply) -> None:
         if reply.buffer is not None:
             self.pool.give(reply.buffer)
+
+    def _lose(self, reply: Reply) -> None:
+        """The device may still write into the buffer: it is not used again."""
+        if reply.buffer is not None:
+            self.pool.drop(reply.buffer)
 
     def _budget_s(self, request: LookupRequest) -> float:
         return (self._server.deadline_ms if request.deadline_ms is None else request.deadline_ms) / 1000

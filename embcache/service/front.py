@@ -16,18 +16,21 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import uvicorn
 import uvloop
 
 from embcache.config import Settings
+from embcache.errors import ConfigError
 from embcache.features import hash_integers
 from embcache.host.memory import keep_freed_memory
 from embcache.host.warm import warm_readers
+from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.metrics import BLOCK_BYTES
-from embcache.owner.hotline import ready, send_line
+from embcache.owner.hotline import failed, ready, send_line
 from embcache.service import guard
 from embcache.service.app import Front
 from embcache.service.connection import Connection, watch
@@ -36,6 +39,7 @@ from embcache.service.context import Service
 logger = logging.getLogger("embcache.service")
 
 _TRIM_EVERY_S = 10.0
+_COUNT_EVERY_S = 0.5
 _CANCEL_AFTER_S = 1.0  # beyond the grace: what goes on although its client was cut off
 
 
@@ -58,13 +62,14 @@ def main() -> None:
     parser.add_argument("--counters-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     line = socket.socket(fileno=arguments.parent_fd)
     settings = Settings.from_json(sys.stdin.buffer.read())
     service = Service.of(settings, counter_blocks(arguments.counters_fd, settings.server.workers), arguments.index)
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(service, listeners, line))
+        runner.run(_serve(service, listeners, line, partial(_hot_tier, settings, arguments.index, arguments.again)))
 
 
 def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
@@ -73,7 +78,12 @@ def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
     return [memory[at : at + BLOCK_BYTES] for at in range(0, len(memory), BLOCK_BYTES)]
 
 
-async def _serve(service: Service, listeners: Sequence[socket.socket], line: socket.socket) -> None:
+async def _serve(
+    service: Service,
+    listeners: Sequence[socket.socket],
+    line: socket.socket,
+    hot_tier: Callable[[], HotTier | HotState],
+) -> None:
     server = _server(service)
     loop = asyncio.get_running_loop()
     warm, owner_is_there = asyncio.Event(), asyncio.Event()
@@ -82,9 +92,10 @@ async def _serve(service: Service, listeners: Sequence[socket.socket], line: soc
     limits = service.settings.server
     async with asyncio.TaskGroup() as group:
         helpers = [
-            group.create_task(_read(service, line, warm, owner_is_there)),
+            group.create_task(_read(service, line, warm, owner_is_there, hot_tier)),
             group.create_task(watch(server.server_state.connections, limits.body_timeout_s, limits.keep_alive_s)),
             group.create_task(_trim(service)),
+            group.create_task(_count_hot(service)),
         ]
         await server.serve(sockets=list(listeners))
         for helper in helpers:
@@ -110,9 +121,22 @@ def _server(service: Service) -> _Server:
     return _Server(config)
 
 
-async def _read(service: Service, line: socket.socket, warm: asyncio.Event, owner_is_there: asyncio.Event) -> None:
+async def _read(
+    service: Service,
+    line: socket.socket,
+    warm: asyncio.Event,
+    owner_is_there: asyncio.Event,
+    hot_tier: Callable[[], HotTier | HotState],
+) -> None:
     """Keeps the reader attached to the owner, once there is one."""
     await asyncio.to_thread(_warm_up)
+    try:
+        hot = service.reader.hot = await asyncio.to_thread(hot_tier)
+    except ConfigError as error:
+        send_line(line, failed(error))
+        os._exit(1)  # nobody was served by it
+    if isinstance(hot, HotTier):
+        service.lookups.pool.pin(lambda nbytes: hot.device.pinned(nbytes).data)
     warm.set()
     gc.collect()
     gc.freeze()  # what is here now stays: no collection need look at it again
@@ -129,6 +153,17 @@ async def _read(service: Service, line: socket.socket, warm: asyncio.Event, owne
     await service.reader.keep(attached)
 
 
+def _hot_tier(settings: Settings, index: int, again: bool) -> HotTier | HotState:
+    """This front's hot tier. One that serves again does without where its device is gone."""
+    try:
+        return open_tier(settings.hot, index, settings.server.workers)
+    except ConfigError as error:
+        if not again:
+            raise
+        logger.error("%s", error)
+        return HotState(False, "", str(error))
+
+
 def _warm_up() -> None:
     """Load, or compile, every kernel that a request may need."""
     guard.warm_up()
@@ -140,6 +175,14 @@ async def _trim(service: Service) -> None:
     while True:
         await asyncio.sleep(_TRIM_EVERY_S)
         service.lookups.pool.trim()
+
+
+async def _count_hot(service: Service) -> None:
+    """Keeps what is told of the hot tier up to date, for whichever front is asked."""
+    while True:
+        hot = service.reader.hot
+        service.counters.hot(hot.counts() if isinstance(hot, HotTier) else {})
+        await asyncio.sleep(_COUNT_EVERY_S)
 
 
 def _hear(line: socket.socket, owner_is_there: asyncio.Event) -> None:

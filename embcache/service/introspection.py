@@ -10,6 +10,7 @@ from fastapi import APIRouter, Response
 
 from embcache import metrics, updatecalls
 from embcache.errors import EmbcacheError
+from embcache.hot.tier import HotTier
 from embcache.metrics import Gauge
 from embcache.service.context import Service, TheService, needs
 from embcache.service.requests import MAX_QUERIES
@@ -25,10 +26,12 @@ async def alive() -> dict[str, bool]:
 
 
 @router.get("/readyz")
-async def ready(service: TheService) -> dict[str, bool]:
-    """200 when lookups will be served, else 503 with what is missing."""
+async def ready(service: TheService) -> dict[str, Any]:
+    """200 when lookups will be served, else 503 with what is missing. `hot`: whether a GPU helps, and why not."""
     service.reader.check()
-    return {"ready": True}
+    hot = service.reader.hot
+    state = hot.state if isinstance(hot, HotTier) else hot
+    return {"ready": True, "hot": state._asdict()}
 
 
 @router.get("/v1/limits", dependencies=[needs("read")])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from embcache.config import Settings
-from embcache.errors import NotReady
+from embcache.errors import ConfigError, NotReady
 from embcache.service.process import FrontProcess
 
 logger = logging.getLogger("embcache.supervisor")
@@ -47,8 +47,8 @@ class FrontKeeper:
         self._counters_fd = counters_fd
         self._news_fd = news_fd
         self.ready = False  # whether it has served since it was started first
-        self._error: NotReady | None = None
-        self._last_words = NotReady(f"front {index} never started")
+        self._error: NotReady | ConfigError | None = None
+        self._last_words: NotReady | ConfigError = NotReady(f"front {index} never started")
         self._lock = threading.Lock()  # over the next two
         self._front: FrontProcess | None = None
         self._stopping = threading.Event()
@@ -64,7 +64,7 @@ class FrontKeeper:
         self._owner_is_there.set()
 
     def check(self) -> None:
-        """Raise NotReady when it was given up."""
+        """Raise NotReady when it was given up, ConfigError when it can never start."""
         if self._error is not None:
             raise self._error
 
@@ -97,7 +97,7 @@ class FrontKeeper:
             if self._stopping.is_set():
                 break
             pause = backoff.pause_after(time.monotonic() - began, was_ready)
-            if pause is None:
+            if pause is None or (isinstance(self._last_words, ConfigError) and not self.ready):
                 self._error = self._last_words
                 os.eventfd_write(self._news_fd, 1)
                 break
@@ -108,7 +108,9 @@ class FrontKeeper:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            self._front = FrontProcess.start(self._settings, self._index, self._listeners, self._counters_fd)
+            self._front = FrontProcess.start(
+                self._settings, self._index, self._listeners, self._counters_fd, again=self.ready
+            )
             return self._front
 
     def _see_ready(self, front: FrontProcess) -> bool:
@@ -117,7 +119,7 @@ class FrontKeeper:
         front.go()
         try:
             front.await_ready()
-        except NotReady as error:
+        except (NotReady, ConfigError) as error:
             self._last_words = error
             return False
         self.ready = True

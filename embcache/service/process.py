@@ -14,7 +14,7 @@ from typing import Self
 
 from embcache.config import Settings
 from embcache.errors import NotReady
-from embcache.owner.hotline import receive_line, send_line
+from embcache.owner.hotline import raise_failure, receive_line, send_line
 
 _GO = "go"
 
@@ -28,12 +28,17 @@ class FrontProcess:
         self._line = line
 
     @classmethod
-    def start(cls, settings: Settings, index: int, listeners: Sequence[socket.socket], counters_fd: int) -> Self:
-        """Start front number `index` on sockets that listen already. It serves at once, `not_ready` before `go`."""
+    def start(
+        cls, settings: Settings, index: int, listeners: Sequence[socket.socket], counters_fd: int, *, again: bool
+    ) -> Self:
+        """Start front number `index` on sockets that listen already. It serves at once, `not_ready` before `go`.
+
+        again: whether one of this number has served before. Then a GPU that cannot be used is no reason not to.
+        """
         ours, theirs = socket.socketpair()
         fds = [listener.fileno() for listener in listeners]
         command = [sys.executable, "-P", "-m", "embcache.service.front", "--parent-fd", str(theirs.fileno())]
-        command += ["--counters-fd", str(counters_fd), "--index", str(index)]
+        command += ["--counters-fd", str(counters_fd), "--index", str(index), *["--again"] * again]
         for fd in fds:
             command += ["--listen-fd", str(fd)]
         with theirs:
@@ -62,10 +67,13 @@ class FrontProcess:
             send_line(self._line, _GO)
 
     def await_ready(self) -> None:
-        """Wait until it serves lookups; NotReady when it ends before that."""
+        """Wait until it serves lookups; NotReady when it ends before that, ConfigError where it says so."""
+        message = None
         with contextlib.suppress(OSError):
-            if receive_line(self._line) is not None:
-                return
+            message = receive_line(self._line)
+        if message is not None:
+            raise_failure(message)
+            return
         raise NotReady(f"a front ended while it started, with status {self._process.wait()}; its log says more")
 
     def wait(self, timeout: float | None = None) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from embcache.cache import EmbeddingCache
 from embcache.errors import EmbcacheError, NotReady
+from embcache.hot.tier import HotState, HotTier
 
 logger = logging.getLogger("embcache.service")
 
@@ -25,6 +26,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         """Of the owner of a data folder, which need not be there yet; `keep` attaches to it."""
         self._folder = folder
+        self.hot: HotTier | HotState = HotState(False, "", "this front is starting")  # set before `keep`
         self._cache: EmbeddingCache | None = None
         self._missing = "this front is starting"
 
@@ -65,7 +67,7 @@ class Reader:
         while True:
             try:
                 if self._cache is None:
-                    self._cache = await asyncio.to_thread(EmbeddingCache.attach, self._folder)
+                    self._cache = await asyncio.to_thread(EmbeddingCache, self._folder, None, self.hot)
                 else:
                     await asyncio.to_thread(self._cache.attached)
             except (EmbcacheError, OSError) as error:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from embcache.cache import EmbeddingCache
 from embcache.errors import MalformedRequest, NotReady, UnknownTable
+from embcache.gpu.device import DeviceError
 from embcache.lookup import Place, Query, VersionGoneError
 from embcache.metrics import TIERS
 from embcache.service.context import TheService, json_body, needs, read_json
@@ -66,9 +67,12 @@ async def show_row(table: str, id: FeatureId, service: TheService) -> dict[str, 
     part = lookup.parts[0]
     buffer = np.zeros(part.rows_bytes + 8, np.uint8)
     try:
-        if lookup.run(buffer, [Place(rows=0, scale=0, bias=0, status=part.rows_bytes)]):
+        for question in lookup.steps(buffer, [Place(rows=0, scale=0, bias=0, status=part.rows_bytes)]):
+            assert lookup.hot is not None
+            await asyncio.to_thread(lookup.hot.wait, question)
+        if lookup.left:
             await lookup.finish_async(time.monotonic() + service.settings.server.deadline_ms / 1000)
-    except VersionGoneError:
+    except (VersionGoneError, DeviceError):
         raise NotReady(f"table {table!r} got new rows just now: ask again", {"retry_after_ms": 50}) from None
     return {
         "table": part.table,

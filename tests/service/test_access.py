@@ -123,7 +123,9 @@ def test_position_is_told(service: Running) -> None:
     assert told.keys() == {"durable", "applied", "history", "lag_s"}
     assert told["applied"].isdigit()
     assert service.ask(get("/healthz")).json() == {"alive": True}
-    assert service.ask(get("/readyz")).json() == {"ready": True}
+    ready = service.ask(get("/readyz")).json()
+    assert ready["ready"] is True
+    assert ready["hot"].keys() == {"on", "device", "why"}
 
 
 def metrics_of(service: Running) -> dict[tuple[str, ...], float]:

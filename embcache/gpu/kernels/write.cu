@@ -51,8 +51,9 @@ __device__ __forceinline__ void age(const Pool& pool, u32 set, u64 h) {
 
 // Take a way for each id, a warp an id. rows: the row's number, NONE where all ways were in flux or pinned. said: {id,
 // version, what} of the row that has to go for it and PUSHED_OUT, or of the id itself: NEW, REPLACED, or REFUSED.
+// keep: rows that are here stay as they are, told as REPLACED, with NONE for their number.
 extern "C" __global__ void __launch_bounds__(128)
-claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* said) {
+claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* said, u32 keep) {
     const u32 lane = threadIdx.x & 31u, i = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
     if (i >= count) return;
     const Pool pool = pools[which];
@@ -66,12 +67,14 @@ claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32*
         const u32 way = choose(pool, lane, row, digest, slot, own, h);
         bool taken = way == NONE;
         // Several warps may be after this way; the word tells whether it is still as it was.
-        if (lane == way) taken = atomicCAS(digest_word(pool, row), word, word | IN_FLUX << digest_shift(row)) == word;
+        const bool stays = own && keep;
+        if (lane == way)
+            taken = stays || atomicCAS(digest_word(pool, row), word, word | IN_FLUX << digest_shift(row)) == word;
         if (!__any_sync(FULL, taken)) continue;
         if (way == NONE) {
             if (lane == 0) store_4(rows + i, NONE), store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, REFUSED));
         } else if (lane == way) {
-            store_4(rows + i, row);
+            store_4(rows + i, stays ? NONE : row);
             if (own || digest == EMPTY) {
                 store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, own ? REPLACED : NEW));
             } else {

@@ -1,0 +1,183 @@
+"""HotTier: one process's rows in GPU memory, as its lookups see them. Safe for many threads.
+
+A lookup may ask it only after it has read the applied position, and only if `serves` says so then: a position is
+published once every feed has acknowledged that what it overtakes is invalidated, or was revoked (feed.py). So whoever
+read a position and finds the feed valid finds no row here that is older.
+
+Whatever fails here costs the tier and no lookup: it says why, switches itself off, and the tiers below answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embcache.gpu.device import Device, DeviceError
+from embcache.gpu.launcher import Launcher
+from embcache.gpu.table import GpuTable
+from embcache.hot.admission import Admission
+from embcache.hot.crossover import Crossover, measure
+from embcache.hot.question import LeftQuestion, Question, Room, Wish, room_for
+from embcache.hot.writer import Writer
+from embcache_client.buffers import BufferPool
+
+if TYPE_CHECKING:
+    from embcache.attachment import Attachment
+    from embcache.config import Hot
+    from embcache.views import TableView, Views
+
+log = logging.getLogger("embcache.hot")
+
+_LARGEST = 256 << 20  # of pinned memory that is kept for its next use
+_IDLE_BYTES = 256 << 20  # of each size
+_OFFER_EVERY = 8  # lookups that the warm tier answered, of which one tells what it asked for
+
+
+class HotState(NamedTuple):
+    """What is told of the tier: whether it answers, on which device, and why not."""
+
+    on: bool
+    device: str
+    why: str
+
+
+class HotTier:
+    """Made once in a process; `attach` it to each owner in turn."""
+
+    def __init__(self, device: Device, settings: Hot, capacity: int) -> None:
+        """Takes `capacity` bytes of the device's memory, compiles, measures. DeviceError where that cannot be."""
+        self.device = device
+        self._launcher = Launcher(device, settings.batch_window_us / 1e6)
+        self._table = GpuTable(device, capacity, self._launcher.hold_back)
+        self._launcher.start(self._table.pools_address)
+        self.pinned = BufferPool(lambda nbytes: device.pinned(nbytes).data, _LARGEST, _IDLE_BYTES)
+        self.crossover = Crossover.at(settings.crossover_ids) or measure(device, self._table, self._launcher)
+        self._admission = Admission()
+        self._writer = Writer(self._table, self._launcher, settings, self._lost)
+        self._offers = 0
+        self._why = ""
+
+    @property
+    def state(self) -> HotState:
+        if self._why:
+            return HotState(False, self.device.name, self._why)
+        if not self._writer.attached:
+            return HotState(False, self.device.name, "it is being filled anew")
+        return HotState(True, self.device.name, "")
+
+    def counts(self) -> dict[str, int]:
+        """Numbers for metrics, see docs/operations.md."""
+        table = self._table.counts
+        return {
+            "on": int(self.state.on),
+            "capacity_bytes": self._table.capacity,
+            "launches": self._launcher.launches,
+            "lookups": self._launcher.lookups,
+            "inserted_rows": table.inserted,
+            "evicted_rows": table.evicted,
+            "refused_rows": table.refused,
+            "updated_rows": self._writer.rows_updated,
+        }
+
+    # --- the owner -----------------------------------------------------------------------------------------------
+
+    def attach(self, attachment: Attachment) -> None:
+        """From now on hold rows of this owner, and none of another one's."""
+        self._writer.attach(attachment)
+
+    def catalogue_changed(self, views: Views) -> None:
+        """Tables came or went."""
+        self._writer.catalogue_changed(views)
+
+    def serves(self, attachment: Attachment) -> bool:
+        """Whether it may answer a lookup of this owner whose position was read before this call."""
+        return not self._why and self._writer.serves(attachment)
+
+    def close(self) -> None:
+        """Answer nothing more, and let go of the owner."""
+        self._why = self._why or "it is closed"
+        self._writer.close()
+
+    # --- lookups -------------------------------------------------------------------------------------------------
+
+    def ask(self, wishes: Sequence[Wish], keep: object) -> Question | None:
+        """Begin to look all ids of some wishes up; None where nothing can be asked.
+
+        keep: what holds the memory of the results. Wait for the question's ticket before anything else happens to it.
+        """
+        division = self._writer.division
+        pools = [division.pools.get(wish.view.spec.row_bytes) for wish in wishes]
+        if not any(pools):
+            return None
+        question = Question(wishes, pools, Room(self.pinned.take(room_for(wishes))), keep)
+        submitted = question.ticket.tiles.size and self._launcher.submit(question.ticket, division.number)
+        return question if submitted else None
+
+    def ask_left(self, left: Sequence[tuple[int, TableView, NDArray[np.uint64]]]) -> LeftQuestion | None:
+        """Begin to look for ids that the warm tier lacks, see LeftQuestion; None where nothing can be asked."""
+        division = self._writer.division
+        here = [each for each in left if division.pools.get(each[1].spec.row_bytes)]
+        pools = [division.pools[view.spec.row_bytes] for _, view, _ in here]
+        if not here:
+            return None
+        question = LeftQuestion(here, pools, Room(self.pinned.take(LeftQuestion.room_for(here))))
+        return question if self._launcher.submit(question.ticket, division.number) else None
+
+    def wait(self, question: Question | LeftQuestion) -> None:
+        """Until the device has answered. DeviceError: it has failed, and the question's memory is lost with it."""
+        try:
+            self._launcher.wait(question.ticket)
+        except DeviceError as error:
+            self._lost(error)
+            raise
+
+    def look(self, question: Question | LeftQuestion) -> bool:
+        """Whether the device has answered, without waiting. DeviceError as `wait`."""
+        self._launcher.poll()
+        if question.ticket.error is not None:
+            self._lost(question.ticket.error)
+            raise question.ticket.error
+        return question.ticket.done
+
+    def offer(self, view: TableView, ids: NDArray[np.uint64]) -> None:
+        """Tell of ids that a tier below answered: those asked for again may move up."""
+        picked = self._admission.pick(view.number, ids)
+        if picked.size:
+            self._writer.promote(view, picked)
+
+    def may_offer(self) -> bool:
+        """Whether a lookup that did not ask here first should offer its ids: one in a few."""
+        self._offers += 1
+        return self._offers % _OFFER_EVERY == 0
+
+    def _lost(self, error: DeviceError) -> None:
+        """The device failed. Nothing of it is asked any more."""
+        if not self._why:
+            self._why = str(error)
+            log.error("the hot tier is off from now on, and the tiers below answer: %s", error)
+        self._launcher.lose(error)
+
+
+def open_tier(settings: Hot, front: int = 0, fronts: int = 1) -> HotTier | HotState:
+    """The hot tier that the settings ask for, or why there is none. ConfigError as opening.open_device.
+
+    front, fronts: which of how many processes of a service this is.
+    """
+    from embcache.hot.opening import fronts_a_device, open_device
+
+    if settings.device == "off":
+        return HotState(False, "", 'hot.device is "off"')
+    device = open_device(settings.device, front)
+    if isinstance(device, str):
+        return HotState(False, "", device)
+    try:
+        tier = HotTier(device, settings, settings.capacity // fronts_a_device(settings.device, fronts))
+    except DeviceError as error:
+        log.error("the hot tier is off, and the tiers below answer: %s", error)
+        return HotState(False, device.name, str(error))
+    log.info("hot tier on %s; lookups ask it first from %s on", device.name, tier.crossover)
+    return tier

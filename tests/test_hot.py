@@ -1,0 +1,150 @@
+"""The hot tier in the whole hierarchy: a real owner, lookups through the emulated device, against the oracle."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embcache import EmbeddingCache
+from embcache.config import Hot, Settings
+from embcache.gpu.device import DeviceError
+from embcache.hot.tier import HotTier
+from embcache.updatecalls import Change
+from embcache_client.results import HOT, MISSING
+from tests.naive import Naive, NaiveTable
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
+
+IDS = np.arange(1, 400, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+UNKNOWN = np.array([0, 2**64 - 1, 5], np.uint64)
+DTYPES = ("f32", "f16", "bf16", "q8")
+PATIENCE_S = 60.0
+
+
+def settings(folder: Path, crossover: int = 0) -> Settings:
+    """Everything asks the hot tier first, however small it is; or, with a high crossover, last."""
+    hot = Hot(device="emulated", capacity=4 << 20, crossover_ids=crossover)  # type: ignore[arg-type]
+    return Settings.model_validate({"hot": hot, "cold": {"path": folder}, "warm": {"capacity": 16 << 20}})
+
+
+@pytest.fixture(scope="module", params=[0, 1 << 40], ids=["hot first", "warm first"])
+def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache.open(settings(tmp_path_factory.mktemp("hot"), request.param)) as opened:
+        yield opened
+
+
+def tier(cache: EmbeddingCache) -> HotTier:
+    assert isinstance(cache.hot, HotTier)
+    return cache.hot
+
+
+def filled(cache: EmbeddingCache, name: str, dim: int, dtype: str, default: object = "zeros") -> NaiveTable:
+    """A table with a row for each of IDS; -> what it should answer."""
+    rows = np.random.default_rng(dim).normal(size=(IDS.size, dim)).astype(np.float32)
+    cache.create_table({"name": name, "dim": dim, "dtype": dtype, "default": default})
+    order = np.argsort(IDS)
+    with cache.importing(name) as importing:
+        importing.write(IDS[order], rows[order])
+    table = NaiveTable(dim, dtype, default)
+    table.load(IDS.tolist(), rows)
+    return table
+
+
+def warm_up(cache: EmbeddingCache, name: str, ids: NDArray[np.uint64]) -> None:
+    """Ask until the hot tier has the rows: twice is asked for again."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        cache.lookup({name: ids})
+        writer = tier(cache)._writer
+        view = cache.attached().views.find(name, None)
+        writer.promote(view, ids)
+        if tier(cache).counts()["inserted_rows"] and not writer._promotions:
+            left = ids.size - int((hot_status(cache, name, ids) == HOT).sum())
+            if not left:
+                return
+        time.sleep(0.02)
+    raise AssertionError("the rows did not come up")
+
+
+def hot_status(cache: EmbeddingCache, name: str, ids: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Statuses of a lookup that asks the hot tier first, whatever the cache's crossover is."""
+    before, tier(cache).crossover = tier(cache).crossover, tier(cache).crossover._replace(rows=0, bags=0)
+    try:
+        return cache.lookup({name: ids})[name].status
+    finally:
+        tier(cache).crossover = before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [3, 16])
+def test_rows_are_the_same_whichever_tier_answers(cache: EmbeddingCache, dtype: str, dim: int) -> None:
+    name = f"{dtype}_{dim}"
+    naive = Naive()
+    naive.tables[name] = filled(cache, name, dim, dtype, {"uniform": 0.5})
+    warm_up(cache, name, IDS[:200])
+    asked = np.concatenate([IDS[150:260], UNKNOWN, IDS[150:152]])
+    for wire in DTYPES:
+        result = cache.lookup({name: asked}, dtype=wire)[name]
+        rows, found = naive.lookup(name, asked.tolist(), wire)
+        np.testing.assert_array_equal(result.rows, rows)
+        np.testing.assert_array_equal(result.found, found)
+    assert (hot_status(cache, name, IDS[:200]) == HOT).all()
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bags_are_the_same_whichever_tier_pools_them(cache: EmbeddingCache, dtype: str, pooling: str) -> None:
+    name = f"bags_{dtype}_{pooling}"
+    naive = Naive()
+    naive.tables[name] = filled(cache, name, 20, dtype)
+    warm_up(cache, name, IDS[:200])
+    lengths = np.array([40, 0, 7, 3, 50, 1, 9], np.uint32)
+    asked = np.concatenate([IDS[:100], UNKNOWN, IDS[190:197]])
+    assert lengths.sum() == asked.size
+    weights = np.random.default_rng(1).normal(size=asked.size).astype(np.float32) if pooling == "sum" else None
+    bags = np.split(asked, np.cumsum(lengths)[:-1])
+    for wire in DTYPES:
+        query = (asked, lengths) if weights is None else (asked, lengths, weights)
+        result = cache.lookup_bags({name: query}, pooling=pooling, dtype=wire)[name]
+        options = {"pooling": pooling, "weights": None if weights is None else weights.tolist()}
+        wanted = naive.lookup_bags(name, [bag.tolist() for bag in bags], options, wire)
+        np.testing.assert_array_equal(result.rows, wanted)
+
+
+def test_an_update_is_seen_by_the_lookup_that_starts_at_its_position(cache: EmbeddingCache) -> None:
+    table = filled(cache, "updated", 8, "f32")
+    warm_up(cache, "updated", IDS[:50])
+    producer = cache.open_producer("trainer")
+    for turn in range(20):
+        rows = np.full((50, 8), turn, np.float32)
+        change = Change("updated", "assign", IDS[:50], rows.view(np.uint8))
+        pushed = cache.update("trainer", producer.epoch, turn + 1, [change])
+        table.change("assign", IDS[:50].tolist(), rows)
+        result = cache.lookup({"updated": IDS[:60]}, min_position=pushed.position)["updated"]
+        wanted = np.stack([table.served(identifier) for identifier in IDS[:60].tolist()])
+        np.testing.assert_array_equal(result.rows, wanted)
+    pushed = cache.update("trainer", producer.epoch, 21, [Change("updated", "delete", IDS[:10], None)])
+    result = cache.lookup({"updated": IDS[:20]}, min_position=pushed.position)["updated"]
+    assert (result.status[:10] == MISSING).all()
+    assert result.found[10:].all()
+    assert (hot_status(cache, "updated", IDS[10:50]) == HOT).all()  # and they are where they were
+
+
+def test_a_lost_device_costs_the_tier_and_no_lookup(tmp_path: Path) -> None:
+    with EmbeddingCache.open(settings(tmp_path)) as opened:
+        filled(opened, "item", 4, "f32")
+        warm_up(opened, "item", IDS[:20])
+        tier(opened).device.lose()  # type: ignore[attr-defined]
+        with pytest.raises(DeviceError):
+            tier(opened).device.check()
+        assert opened.lookup({"item": IDS[:20]})["item"].found.all()
+        assert opened.lookup({"item": IDS[:20]})["item"].status.tolist() == [2] * 20
+        state = tier(opened).state
+        assert not state.on
+        assert state.why
