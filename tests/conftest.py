@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from embcache.gpu.emulated import device
 
 
 def pytest_configure() -> None:
     """Tests say what they set: variables of whoever runs them would change what is tested."""
     for variable in [name for name in os.environ if name.startswith("EMBCACHE_")]:
         del os.environ[variable]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def report_faults_to_the_real_stderr(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The emulated device reports a kernel's fault to the stderr that people see, since the process ends with it."""
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        device.REPORT_TO = os.dup(2)
+    yield
+    os.close(device.REPORT_TO)
+    device.REPORT_TO = 2
 
 
 @pytest.fixture(scope="session")

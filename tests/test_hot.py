@@ -29,7 +29,7 @@ PATIENCE_S = 60.0
 
 def settings(folder: Path, crossover: int = 0) -> Settings:
     """Everything asks the hot tier first, however small it is; or, with a high crossover, last."""
-    hot = Hot(device="emulated", capacity=4 << 20, crossover_ids=crossover)  # type: ignore[arg-type]
+    hot = Hot(device="emulated", capacity=4 << 20, crossover_ids=crossover)
     return Settings.model_validate({"hot": hot, "cold": {"path": folder}, "warm": {"capacity": 16 << 20}})
 
 
