@@ -309,7 +309,9 @@ def test_plan_says_what_fits(run: Run, tmp_path: Path) -> None:
     share = re.search(r"([\d.]+)% \(([\d,]+)\)", planned[1])
     assert share
     assert 3.5 < float(share[1]) < 4.2  # 1 GiB of 25.6 GB of rows
-    assert "off in this release" in planned[5]
+    hot = re.match(r"hot \(GPU memory\): 8.0 GiB hold ([\d,]+) as f32, ", planned[5])
+    assert hot
+    assert 0.9 < int(hot[1].replace(",", "")) / (8 * 2**30 / 274) <= 1.0  # 256 bytes, and 18 beside them
     coded = run("plan", "1000", 64, "q8", "--config", tmp_path / "config.toml").out
     assert " all " in coded
     assert run("plan", "1000", 64, "--dtype", "q8", "--config", tmp_path / "config.toml").out == coded

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embcache import __version__
-from embcache.config import Settings
+from embcache.config import Settings, shown_size
 from embcache.errors import ConfigError, EmbcacheError
 from embcache.spec import Dtype
 
@@ -187,8 +187,10 @@ def plan(
     settings = Settings() if config is None else Settings.load(config)
     kind = dtype or dtype_option
     kinds = get_args(Dtype) if kind is None else [_dtype(kind)]
-    _print(plan_table([need(count, dim, kind, add=add) for kind in kinds], settings, _disk_free(settings)))
-    typer.echo("hot (GPU memory): off in this release")
+    needs = [need(count, dim, kind, add=add) for kind in kinds]
+    _print(plan_table(needs, settings, _disk_free(settings)))
+    held = ", ".join(f"{each.hot_rows(settings.hot.capacity):,} as {each.dtype}" for each in needs)
+    typer.echo(f"hot (GPU memory): {shown_size(settings.hot.capacity)} hold {held}, where there is a GPU")
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from embcache.gpu.layout import WAYS, stride_of
+from embcache.gpu.pools import set_bytes
 from embcache.host.tables import region_bytes
 from embcache.spec import Dtype, row_bytes
 
@@ -27,6 +29,10 @@ class Need:
     def warm_rows(self, capacity: int) -> int:
         """How many of the rows a warm tier of `capacity` bytes holds, with nothing else in it."""
         return self.rows if self.warm <= capacity else int(self.rows * capacity / self.warm)
+
+    def hot_rows(self, capacity: int) -> int:
+        """How many of the rows a hot tier of `capacity` bytes holds, with nothing else in it."""
+        return min(self.rows, capacity // set_bytes(stride_of(self.row)) * WAYS)
 
 
 def need(rows: int, dim: int, dtype: Dtype, *, add: bool = False) -> Need:

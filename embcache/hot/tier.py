@@ -173,11 +173,15 @@ def open_tier(settings: Hot, front: int = 0, fronts: int = 1) -> HotTier | HotSt
         return HotState(False, "", 'hot.device is "off"')
     device = open_device(settings.device, front)
     if isinstance(device, str):
+        log.info("no hot tier: %s", device)
         return HotState(False, "", device)
     try:
         tier = HotTier(device, settings, settings.capacity // fronts_a_device(settings.device, fronts))
     except DeviceError as error:
         log.error("the hot tier is off, and the tiers below answer: %s", error)
         return HotState(False, device.name, str(error))
+    except Exception as error:  # lookups go on without it
+        log.exception("the hot tier is off, and the tiers below answer")
+        return HotState(False, device.name, f"it could not be made: {error!r}")
     log.info("hot tier on %s; lookups ask it first from %s on", device.name, tier.crossover)
     return tier
