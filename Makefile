@@ -2,6 +2,7 @@
 #
 #   make demo   [DATA=DIR] [DEMO_ONCE=1]   start a service, fill it, replay lookups, print a table, serve on
 #   make test   [ARGS="-k name"]           run the tests
+#   make gpu-check [ARGS="--out DIR"]      check and measure the hot tier on a GPU; needs CuPy, NumPy and Numba alone
 #   make lint   make types   make bench   make setup   make clean
 
 PYTHON ?= python3
@@ -11,13 +12,17 @@ READY := $(VENV)/.ready
 
 export DATA DEMO_ONCE
 
-.PHONY: demo test lint types bench setup clean
+.PHONY: demo test gpu-check lint types bench setup clean
 
 demo: setup
 	@$(RUN) -m loadtest demo
 
 test: setup
 	@$(RUN) -m pytest $(ARGS)
+
+# Without setting anything up: a GPU machine has its own Python, with CuPy for its driver.
+gpu-check:
+	@PYTHONPATH=clients $(PYTHON) -m tests.gpucheck $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check
