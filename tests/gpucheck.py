@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from embcache.errors import ConfigError
 from embcache.gpu.device import Device, Stream
 from embcache.gpu.launcher import Launcher, Ticket
 from embcache.gpu.layout import COPY, TILE, form_of
@@ -173,7 +174,10 @@ def main() -> int:
     parser.add_argument("--commit", default="", help="what was checked, noted with the figures")
     arguments = parser.parse_args()
     wanted = arguments.device
-    device = open_device("emulated" if wanted == "emulated" else int(wanted))
+    try:
+        device = open_device("emulated" if wanted == "emulated" else int(wanted))
+    except ConfigError as error:
+        sys.exit(f"gpu-check: {error}")
     assert not isinstance(device, str)
     arguments.out.mkdir(parents=True, exist_ok=True)
     failed = 0

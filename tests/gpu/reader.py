@@ -46,24 +46,25 @@ class GpuReader:
     def begin(self, version: int, row_bytes: int, ids: NDArray[np.uint64]) -> Pending:
         pool = self.table.pool_of(row_bytes)
         assert pool is not None
-        memory = self.device.pinned(ids.size * (8 + 4 + 1 + row_bytes) + 64)
-        rows_at, misses_at = 8 * ids.size, ids.size * (8 + row_bytes)
-        asked = memory[:rows_at].view(np.uint64)
+        ids_at = -(-ids.size * row_bytes // 64) * 64  # behind the rows, which begin at a cache line
+        misses_at = ids_at + 8 * ids.size
+        status_at = misses_at + 4 * ids.size
+        memory = self.device.pinned(status_at + ids.size)
+        memory[:] = _UNWRITTEN
+        asked = memory[ids_at:misses_at].view(np.uint64)
         asked[:] = ids
-        memory[rows_at:] = _UNWRITTEN
         first = np.arange(0, ids.size, IDS_A_TILE)
         tiles = np.zeros(first.size, TILE)
-        status_at = ids.size * (8 + row_bytes + 4)
         base = np.uint64(address_of(memory))
-        tiles["ids"] = base + first * 8
-        tiles["out"] = base + rows_at + first * row_bytes
+        tiles["ids"] = base + ids_at + first * 8
+        tiles["out"] = base + first * row_bytes
         tiles["misses"] = base + misses_at + first * 4
         tiles["status"] = base + status_at + first
         tiles["count"] = np.minimum(IDS_A_TILE, ids.size - first)
         tiles["first"], tiles["version"], tiles["pool"], tiles["row_bytes"] = first, version, pool.index, row_bytes
         tiles["form"] = form_of(0, 0, COPY if row_bytes % 16 == 0 else BYTES)
         ticket = Ticket(tiles, 0, memory)
-        rows = memory[rows_at:misses_at].reshape(ids.size, row_bytes)
+        rows = memory[: ids.size * row_bytes].reshape(ids.size, row_bytes)
         misses = memory[misses_at:status_at].view(np.int32)
         pending = Pending(ids, rows, memory[status_at : status_at + ids.size], misses, ticket)
         assert self.launcher.submit(ticket)
