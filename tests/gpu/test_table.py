@@ -70,6 +70,14 @@ def test_versions_and_widths_stand_side_by_side() -> None:
     assert table.check() == 130
 
 
+def test_neither_another_id_nor_another_version_with_the_same_digest_is_found() -> None:
+    scene, ids = one_set(), ids_from(0, WAYS)
+    scene.table.insert(1, ids, proving_rows(ids, 1))
+    assert not any(scene.writings(1, ids_from(1000, 1000)))  # digests are 8 bits: about 120 are one of the 32
+    for version in range(2, 102):  # about 12 of the 3200 have the digest that they have in version 1
+        assert not any(scene.writings(version, ids))
+
+
 def test_changes_of_one_version_are_made_in_their_order() -> None:
     scene, ids = Scene(), ids_from(0, 40)
     changes = [
