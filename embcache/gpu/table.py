@@ -271,7 +271,14 @@ class GpuTable:
         self.counts.refused += refused
         self.counts.replaced += replaced
         gone = told[(told[:, 3] == PUSHED_OUT) | (told[:, 3] == REFUSED)]
-        return Evicted(np.ascontiguousarray(gone[:, :2]).view(np.uint64).ravel(), gone[:, 2].copy())
+        ids, versions = np.ascontiguousarray(gone[:, :2]).view(np.uint64).ravel(), gone[:, 2].copy()
+        out = np.ones(ids.size, np.bool_)
+        for each, here in zip((each for each in staged if each.change.insert), said, strict=True):
+            # One that another of its own launch pushed out took another way of its set, if it took one.
+            stays = (here[:, 3] == REFUSED) | ((here[:, 3] == REPLACED) & each.change.keep)  # and takes no way
+            back = each.change.ids[~stays]
+            out &= ~((versions == each.change.version) & np.isin(ids, back))
+        return Evicted(ids[out], versions[out])
 
     def _finish(self) -> None:
         """Wait for all that the stream was given."""

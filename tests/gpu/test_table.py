@@ -141,3 +141,17 @@ def test_a_new_division_begins_empty() -> None:
     assert scene.writings(1, ids) == [2] * 40
     scene.table.clear()
     assert scene.writings(1, ids) == [0] * 40
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_told_to_be_gone_is_gone_where_old_and_new_rows_come_in_together(keep: bool) -> None:
+    for seed in range(10):
+        scene = one_set(seed)
+        old, new = ids_from(0, WAYS), ids_from(100, 8)
+        scene.table.insert(1, old, proving_rows(old, 1))
+        together = np.random.default_rng(seed).permutation(np.concatenate([old[:16], new]))
+        gone = scene.table.insert(1, together, proving_rows(together, 2), keep=keep)
+        every = np.concatenate([old, new])
+        found = np.array(scene.writings(1, every)) > 0
+        np.testing.assert_array_equal(np.sort(gone.ids), np.sort(every[~found]))
+        assert scene.table.check() == found.sum() == WAYS
