@@ -43,11 +43,13 @@ class Pinning:
         self._stopped.set()
 
     def _run(self) -> None:
-        try:
-            for view in self._views:
+        for view in self._views:
+            try:
                 self._bring_up(view)
-        except EmbcacheError as error:  # the owner is gone, or the table
-            log.info("pinned tables are not brought up any further: %s", error)
+            except EmbcacheError as error:  # the version is gone, or the owner
+                log.info(
+                    "rows of %s, version %s, are not brought up any further: %s", view.spec.name, view.label, error
+                )
 
     def _bring_up(self, view: TableView) -> None:
         start: int | None = 0

@@ -182,31 +182,27 @@ class Writer:
     def _take_views(self, views: Views) -> None:
         if self._feed is None:
             return
-        known = self._views.keys()
-        self._views = {view.number: view for view in views.versions.values()}
-        widths = {view.spec.row_bytes for view in self._views.values()}
-        if self._is_worth_dividing(widths):
+        if self._is_worth_dividing(_rows(views)):
             self._divide(views)
             self._pin()
-        elif known != self._views.keys():
+            return
+        # Catalogues may come in any order, and one that is older lacks versions whose rows are here: those stay known
+        # until the table is emptied, or what the owner tells of them would be passed over.
+        new = {view.number: view for view in views.versions.values() if view.number not in self._views}
+        self._views |= new
+        if new:
             self._pin()
 
-    def _is_worth_dividing(self, widths: set[int]) -> bool:
-        if not widths <= self.division.pools.keys():
+    def _is_worth_dividing(self, rows: Mapping[int, int]) -> bool:
+        if not rows.keys() <= self.division.pools.keys():
             return True
-        wanted = shares(self._rows(), self._table.capacity)
+        wanted = shares(rows, self._table.capacity)
         return any(pool.nbytes * _GROWN < wanted.get(stride, 0) for stride, pool in self._table.pools.items())
-
-    def _rows(self) -> dict[int, int]:
-        rows: dict[int, int] = {}
-        for view in self._views.values():
-            rows[view.spec.row_bytes] = rows.get(view.spec.row_bytes, 0) + view.rows
-        return rows
 
     def _divide(self, views: Views) -> None:
         """Divide the memory among the widths of rows that there are. Lookups go without the tier meanwhile."""
         self._views = {view.number: view for view in views.versions.values()}
-        rows = self._rows()
+        rows = _rows(views)
         self._launcher.close()
         self._table.divide(rows)
         pools = {row_bytes: pool for row_bytes in rows if (pool := self._table.pool_of(row_bytes)) is not None}
@@ -280,3 +276,11 @@ class Writer:
 
     def _pin_page(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None]) -> None:
         self._line_up(_Promotion(view, ids, pinned=True, done=done))
+
+
+def _rows(views: Views) -> dict[int, int]:
+    """{row_bytes: rows that tables of that width have}."""
+    rows: dict[int, int] = {}
+    for view in views.versions.values():
+        rows[view.spec.row_bytes] = rows.get(view.spec.row_bytes, 0) + view.rows
+    return rows
