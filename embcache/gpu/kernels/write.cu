@@ -1,15 +1,21 @@
 // The steps of a change, see table.cu. One stream runs them, and whoever launches them does the waiting. Ids of a launch
 // are distinct, all of one table version.
 
+// The row of thread i's id, NONE where it has none: noted in rows for the steps that follow.
+__device__ __forceinline__ u32 note_row(const Pool& pool, const u64* ids, u32 version, u32 i, u32* rows) {
+    const u64 id = ids[i];
+    const u32 row = find_row(pool, id, version, place_of(pool, mix(id, version)));
+    store_4(rows + i, row);
+    return row;
+}
+
 // Find the rows that are to be written anew, and take them from the readers. rows: their numbers, NONE where absent.
 extern "C" __global__ void __launch_bounds__(128)
 invalidate(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const Pool pool = pools[which];
-    const u64 id = ids[i];
-    const u32 row = find_row(pool, id, version, place_of(pool, mix(id, version)));
-    store_4(rows + i, row);
+    const u32 row = note_row(pool, ids, version, i, rows);
     if (row != NONE) or_relaxed(digest_word(pool, row), IN_FLUX << digest_shift(row));
 }
 
@@ -19,9 +25,7 @@ remove_rows(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const Pool pool = pools[which];
-    const u64 id = ids[i];
-    const u32 row = find_row(pool, id, version, place_of(pool, mix(id, version)));
-    store_4(rows + i, row);
+    const u32 row = note_row(pool, ids, version, i, rows);
     if (row != NONE) and_relaxed(digest_word(pool, row), ~(255u << digest_shift(row)));
 }
 
