@@ -53,6 +53,7 @@ def docs(
     out: Annotated[Path, typer.Option(help="Where the page goes.", dir_okay=False)] = Path("docs/benchmarks.md"),
 ) -> None:
     """Render records as docs/benchmarks.md."""
+    from loadtest.gpu import kept
     from loadtest.records import Report
     from loadtest.report import markdown
 
@@ -60,7 +61,8 @@ def docs(
         report = Report.read(file)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from error
-    out.write_text(markdown(report), encoding="utf-8")
+    on_gpu = kept(out.read_text(encoding="utf-8")) if out.exists() else None  # measured on another machine
+    out.write_text(markdown(report, on_gpu), encoding="utf-8")
     typer.echo(f"Wrote {out}")
 
 

@@ -8,27 +8,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from loadtest import gpu
 from loadtest.records import Record, Report
-
-NOT_MEASURED = (  # on a GPU
-    "lookups of which all ids are hot, at dim 128, 64 and 8",
-    "inserts that push rows out",
-    "updates in place",
-    "2,000 ids from host memory, with results on the device and in host memory",
-    "the DLRM-v2 query",
-    "lookups while a writer updates",
-)
+from loadtest.tables import figure, markdown_table
 
 COLUMNS = ("name", "unit", "ours", "peer", "theirs", "ratio", "target", "reached")
-
-
-def figure(value: float | None) -> str:
-    """Three significant digits, thousands grouped: 0.0123, 12.3, 1,234. A dash for None."""
-    if value is None:
-        return "-"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
 
 
 def cells(record: Record) -> tuple[str, ...]:
@@ -57,8 +41,11 @@ def print_report(report: Report, console: Console) -> None:
             console.print(f"{record.name}: {record.note}", highlight=False)
 
 
-def markdown(report: Report) -> str:
-    """docs/benchmarks.md: the table, what each pair measures, the spread, the machine and the commands."""
+def markdown(report: Report, on_gpu: list[str] | None = None) -> str:
+    """docs/benchmarks.md: the table, what each pair measures, the spread, the GPU, the machine and the commands.
+
+    on_gpu: the lines about the GPU, which were measured elsewhere; None where they were not.
+    """
     lines = [
         "# Benchmarks",
         "",
@@ -69,7 +56,7 @@ def markdown(report: Report) -> str:
         "",
         f"    {report.command}",
         "",
-        *_markdown_table(COLUMNS, [cells(record) for record in report.records]),
+        *markdown_table(COLUMNS, [cells(record) for record in report.records]),
         "",
         "## What is measured",
         "",
@@ -78,27 +65,18 @@ def markdown(report: Report) -> str:
         note = f" {record.note[0].upper()}{record.note[1:]}." if record.note else ""
         lines.append(f"- `{record.name}`: {record.what}{note}")
     lines += ["", "## Spread", "", "The middle half of the slices lies between these figures.", ""]
-    lines += _markdown_table(
+    lines += markdown_table(
         ("name", "slices", "ours", "theirs"),
         [
             (record.name, str(record.slices), _range(record.ours_quartiles), _range(record.theirs_quartiles))
             for record in report.records
         ],
     )
-    lines += ["", "## Not measured yet", ""]
-    lines += ["The hot tier was not measured on a GPU. Of these there are no figures:", ""]
-    lines += [f"- {what}: not measured" for what in NOT_MEASURED]
+    lines += ["", "## On a GPU", "", *(on_gpu or gpu.section())]
     lines += ["", "## Machine and versions", ""]
-    lines += _markdown_table(("what", "which"), [*report.machine.items(), *report.versions.items()])
+    lines += markdown_table(("what", "which"), [*report.machine.items(), *report.versions.items()])
     return "\n".join(lines) + "\n"
 
 
 def _range(quartiles: tuple[float, float] | None) -> str:
     return f"{figure(quartiles[0])} to {figure(quartiles[1])}" if quartiles else "-"
-
-
-def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    def line(row: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-
-    return [line(header), line(tuple("---" for _ in header)), *(line(row) for row in rows)]
