@@ -33,12 +33,8 @@ class Figure(NamedTuple):
         return value >= float(bound) if way == ">=" else value <= float(bound)
 
 
-_HITS = (
-    "lookups of 1,048,576 random ids a launch, all hits, f32 x {}, ids and rows in device memory, full table of {} GiB"
-)
-_SHARE = (
-    "bytes of these lookups that must move (id, digests, slot, row read, row written, status), of the device copy's"
-)
+_HITS = "lookups of 1,048,576 random ids a launch, all hits, f32 x {}, from and to device memory, full table of {} GiB"
+_SHARE = "bytes that these must move (id, digests, slot, row read and written, status), of what `copy` moves meanwhile"
 _SMALL = "a lookup of 2,000 ids from host memory, f32 x 64, to rows in {} memory"
 
 FIGURES = {
@@ -75,9 +71,9 @@ FIGURES = {
 }
 
 _PUBLISHED = """\
-Published by others, for orientation, on other GPUs: HierarchicalKV finds 1.95 to 2.0 billion ids/s at dim 64 on an A100
-80 GB, and inserts and evicts 0.48 billion/s on a full table; 3.9 billion ids/s at dim 8 on an H100 NVL; NVIDIA's NVE 2.9
-billion ids/s at dim 128 on a GB200."""
+Published by others, for orientation, of other GPUs: HierarchicalKV finds 1.95 to 2.0 billion ids/s at dim 64 on an A100
+of 80 GB, and inserts and evicts 0.48 billion/s on a full table; it finds 3.9 billion ids/s at dim 8 on an H100 NVL; NVE
+finds 2.9 billion ids/s at dim 128 on a GB200."""
 
 
 def measured(name: str, value: float) -> dict[str, Any]:
