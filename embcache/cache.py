@@ -13,31 +13,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embcache import tablecalls, updatecalls
+from embcache.answers import Terms, on_device, on_host
 from embcache.attachment import Attachment
 from embcache.config import Hot, Settings
-from embcache.errors import MalformedRequest, NotReady, UnsupportedDtype
+from embcache.errors import MalformedRequest, NotReady
 from embcache.features import hash_values
 from embcache.gpu.device import DeviceError
 from embcache.host.warm import warm_readers
 from embcache.hot.tier import HotState, HotTier, open_tier
-from embcache.lookup import Lookup, Part, Place, Query, VersionGoneError
+from embcache.lookup import Lookup, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
-from embcache.spec import DTYPES, TableSpec
+from embcache.spec import TableSpec
 from embcache.tablecalls import Import, ScanPage
 from embcache.updatecalls import Change, Producer, Pushed
 from embcache_client.buffers import BufferPool
 from embcache_client.lookup import Ids, Versions, bag_query_of, items_of, query_of
-from embcache_client.results import LookupResult, TableRows
+from embcache_client.results import LookupResult
 from embcache_client.wire import Query as ClientQuery
 
 ATTACH_TIMEOUT_S = 5.0
 _STOP_GRACE_S = 10.0
-_LINE = 64
-_RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 _APPLY_S = 60.0  # for a position that a lookup without a deadline waits for
 
@@ -138,6 +134,8 @@ class EmbeddingCache:
         version: Versions = None,
         min_position: int = 0,
         history: str | None = None,
+        device: str | None = None,
+        out: Mapping[str, Any] | None = None,
     ) -> LookupResult:
         """Rows of feature IDs: a mapping from table to its rows, with a status for each id.
 
@@ -146,9 +144,15 @@ class EmbeddingCache:
         overtakes has status 4. `version`: other versions than the live ones, one label for all or by table.
         min_position: wait until it is applied; DeadlineExceeded when that takes longer than the deadline, or a minute.
         history: in which that position counts; HistoryChanged where it is another.
+        device: "cuda" for results that stay on the hot tier's device: CuPy arrays, ready for what the calling thread's
+        current stream is given afterwards; torch.from_dlpack takes them over without a copy. Statuses are the host's.
+        out: by table, arrays there to write to, of the result's shape and dtype; for q8 (codes, scale, bias). What was
+        given to the current stream before may still use them: the lookup waits for it. Whatever the lookup then raises,
+        they are left with rows or without; after NotReady for a lost device they must not be used again.
         """
         queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
-        return self._answer(queries, dtype, strict, deadline_ms, min_position, history)
+        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        return self._answer(queries, Terms(dtype, strict, deadline, min_position, history, device, out))
 
     def lookup_bags(
         self,
@@ -161,10 +165,13 @@ class EmbeddingCache:
         version: Versions = None,
         min_position: int = 0,
         history: str | None = None,
+        device: str | None = None,
+        out: Mapping[str, Any] | None = None,
     ) -> LookupResult:
         """One pooled row for each bag: for each table (ids, lengths) or, for sums, (ids, lengths, weights f32)."""
         queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
-        return self._answer(queries, dtype, strict, deadline_ms, min_position, history)
+        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        return self._answer(queries, Terms(dtype, strict, deadline, min_position, history, device, out))
 
     # --- tables --------------------------------------------------------------------------------------------------
 
@@ -265,11 +272,11 @@ class EmbeddingCache:
     async def refresh_async(self) -> None:
         await self._attachment.refresh_async()
 
-    def prepare(self, queries: Sequence[Query], dtype: str) -> Lookup:
-        """A lookup of the versions that are live now; NotReady, UnknownTable and UnsupportedDtype before any work."""
+    def prepare(self, queries: Sequence[Query], dtype: str, *, use_hot: bool = True) -> Lookup:
+        """A lookup of the versions that are live now; NotReady and UnknownTable before any work."""
         attachment = self.ready_attachment()
         views = [attachment.views.find(query.table, query.version) for query in queries]
-        return Lookup(attachment, queries, views, dtype)
+        return Lookup(attachment, queries, views, dtype, use_hot=use_hot)
 
     def attached(self) -> Attachment:
         """A live attachment with the current catalogue, made anew if the owner was lost. Blocks; may be NotReady."""
@@ -315,42 +322,32 @@ class EmbeddingCache:
             self.hot.attach(attachment)
         return attachment
 
-    def _answer(
-        self,
-        asked: list[ClientQuery],
-        dtype: str,
-        strict: bool,
-        deadline_ms: float | None,
-        min_position: int,
-        history: str | None,
-    ) -> LookupResult:
-        if dtype not in DTYPES:
-            raise UnsupportedDtype(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-        if not isinstance(min_position, int | np.integer) or not 0 <= min_position < 1 << 64:
-            raise MalformedRequest(f"min_position: {min_position!r:.60} should be an integer from 0 to 2^64 - 1")
-        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+    def _answer(self, asked: list[ClientQuery], terms: Terms) -> LookupResult:
+        terms.check()
+        hot = None if terms.device is None else self._device_tier()
+        use_hot = True
         for _ in range(_VERSION_TRIES):
             attachment = self.attached()
-            lookup = self.prepare([self._query(query) for query in asked], dtype)
-            lookup.check_history(history)
-            if min_position > lookup.position:
-                left = _APPLY_S if deadline is None else max(0.0, deadline - time.monotonic())
-                updatecalls.wait_applied(attachment, min_position, left).result()
+            lookup = self.prepare([self._query(query) for query in asked], terms.dtype, use_hot=use_hot)
+            lookup.check_history(terms.history)
+            if terms.min_position > lookup.position:
+                left = _APPLY_S if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
+                updatecalls.wait_applied(attachment, terms.min_position, left).result()
                 continue  # on the way there the tables may have changed, too
-            pinned = lookup.asks_hot_first
-            buffer, places = self._room(lookup.parts, pinned)
             try:
-                for question in lookup.steps(buffer, places, pinned=pinned):
-                    assert lookup.hot is not None
-                    lookup.hot.wait(question)
-                if lookup.left:
-                    lookup.finish(deadline)
+                result = on_host(lookup, terms, self._buffers) if hot is None else on_device(lookup, terms, hot)
             except (VersionGoneError, DeviceError):
                 continue
-            if strict:
-                lookup.check_strict()
-            return _result(lookup, buffer, places, dtype)
+            if result is not None:
+                return result
+            use_hot = False
         raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
+
+    def _device_tier(self) -> HotTier:
+        """The hot tier, for results that stay on its device."""
+        if isinstance(self.hot, HotTier):
+            return self.hot
+        raise MalformedRequest(f'device: "cuda" needs a hot tier, and there is none: {self.hot.why}')
 
     def _query(self, query: ClientQuery) -> Query:
         ids = query.ids
@@ -358,31 +355,6 @@ class EmbeddingCache:
             ids = hash_values(self.feature_of(query.table), query.values or ())
         return Query(query.table, ids, query.version, query.lengths, query.pooling, query.weights)
 
-    def _room(self, parts: Sequence[Part], pinned: bool) -> tuple[NDArray[np.uint8], list[Place]]:
-        """Memory for all results, each array on a cache line of its own; it is used again when no array is left."""
-        places, size = [], 0
-        for part in parts:
-            begins = []
-            for nbytes in (part.rows_bytes, part.scale_bytes, part.scale_bytes, part.status_bytes):
-                begins.append(size)
-                size += -(-nbytes // _LINE) * _LINE
-            places.append(Place(*begins))
-        buffers = self.hot.pinned if pinned and isinstance(self.hot, HotTier) else self._buffers
-        return buffers.take(size), places
-
 
 def _spec(spec: TableSpec | Mapping[str, Any]) -> TableSpec:
     return spec if isinstance(spec, TableSpec) else TableSpec.parse(dict(spec))
-
-
-def _result(lookup: Lookup, buffer: NDArray[np.uint8], places: Sequence[Place], dtype: str) -> LookupResult:
-    results = []
-    for part, place in zip(lookup.parts, places, strict=True):
-        raw = buffer[place.rows : place.rows + part.rows_bytes].view(_RAW[dtype]).reshape(part.shape)
-        status = buffer[place.status : place.status + part.status_bytes]
-        scale = bias = None
-        if dtype == "q8":
-            scale = buffer[place.scale : place.scale + part.scale_bytes].view(np.float32)
-            bias = buffer[place.bias : place.bias + part.scale_bytes].view(np.float32)
-        results.append(TableRows(part.table, part.version, dtype, raw, status, scale=scale, bias=bias))
-    return LookupResult(results, lookup.position, lookup.history)

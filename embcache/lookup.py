@@ -5,7 +5,8 @@ and says where in it each result goes. The position is read before anything is l
 the hot tier may answer: rows may be newer than it, never older.
 
 Large lookups and bags ask the hot tier first, which writes its rows to their places in the wire's form, and then the
-arena for what is left. Small ones ask the arena first, and the hot tier for what it lacks.
+arena for what is left. Small ones ask the arena first, and the hot tier for what it lacks. Where results are to lie in
+device memory, the hot tier writes its rows there and the rest comes into the buffer, from where it has yet to go there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ from embcache.host.segment import (
 from embcache.hot.question import LeftQuestion, Question, Wish
 from embcache.local.frames import padded
 from embcache.local.link import Reply
+from embcache.places import Part, Place, Target
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
 
@@ -72,26 +74,6 @@ class Query:
     weights: NDArray[np.float32] | None = None
 
 
-class Part(NamedTuple):
-    """One result of a lookup before its rows: which version answers, and how many bytes its arrays take."""
-
-    table: str
-    version: str
-    shape: tuple[int, int]
-    rows_bytes: int
-    scale_bytes: int
-    status_bytes: int
-
-
-class Place(NamedTuple):
-    """Where a result's arrays go: byte offsets in the buffer. scale and bias matter for q8 alone."""
-
-    rows: int
-    scale: int
-    bias: int
-    status: int
-
-
 def _part(query: Query, view: TableView, dtype: str) -> Part:
     count = query.ids.size if query.lengths is None else query.lengths.size
     dim = view.spec.dim
@@ -105,10 +87,16 @@ class Lookup:
     """One lookup under way. Go through `steps` once, then `finish` if that left ids: the buffer holds all there is."""
 
     def __init__(
-        self, attachment: Attachment, queries: Sequence[Query], views: Sequence[TableView], dtype: str
+        self,
+        attachment: Attachment,
+        queries: Sequence[Query],
+        views: Sequence[TableView],
+        dtype: str,
+        *,
+        use_hot: bool = True,
     ) -> None:
         self.position = attachment.arena.position
-        hot = attachment.hot
+        hot = attachment.hot if use_hot else None
         self.hot: HotTier | None = hot if hot is not None and hot.serves(attachment) else None
         self.history = attachment.views.history
         self.left = 0  # ids for the owner
@@ -124,6 +112,8 @@ class Lookup:
         self._address = 0
         self._misses: list[NDArray[np.int32]] = []
         self._question: Question | None = None  # what the hot tier was asked first
+        self._targets: Sequence[Target] = ()
+        self._not_hot: list[NDArray[np.int32]] = []  # of each query, places that the hot tier did not find
 
     def check_history(self, asked: str | None) -> None:
         """HistoryChanged where positions of the caller belong to another history."""
@@ -136,7 +126,7 @@ class Lookup:
 
     @property
     def asks_hot_first(self) -> bool:
-        """Whether the hot tier is to write into the buffer, which then has to be pinned memory of the tier."""
+        """Whether the hot tier should be asked first: it is there, and quicker than the arena."""
         if self.hot is None:
             return False
         ids = sum(query.ids.size for query in self._queries)
@@ -144,15 +134,25 @@ class Lookup:
         return ids >= (self.hot.crossover.bags if bags else self.hot.crossover.rows)
 
     def steps(
-        self, buffer: NDArray[np.uint8], places: Sequence[Place], *, pinned: bool = False
+        self,
+        buffer: NDArray[np.uint8],
+        places: Sequence[Place],
+        *,
+        hot_first: bool = False,
+        targets: Sequence[Target] = (),
+        keep: object = None,
     ) -> Iterator[Question | LeftQuestion]:
         """Look all ids up in the tiers in reach, writing rows and statuses into `buffer`; `left` are for the owner.
 
         Yields what the hot tier is asked: have `hot` wait for it before the next step. A DeviceError of that wait means
-        that the lookup has to begin anew, in another buffer. pinned: whether the hot tier reaches the buffer.
+        that the lookup has to begin anew, in another buffer; so does giving up to wait.
+        hot_first: ask the hot tier first, which writes to `buffer` then: it has to be pinned memory of the tier.
+        targets: where in device memory the hot tier writes its rows instead; `keep` holds that memory. All that it did
+        not write there is in the buffer in the end, see `rows_in_buffer`.
         """
         self._lay_out(buffer, places)
-        question = self._ask_hot(buffer) if pinned and self.asks_hot_first else None
+        self._targets = targets
+        question = self._ask_hot((buffer, keep)) if hot_first else None
         if question is not None:
             yield question
             self._take(question)
@@ -164,6 +164,16 @@ class Lookup:
                 self.left = left.answered(self._segments)
         if not self.left:
             self._express()
+
+    def rows_in_buffer(self) -> list[NDArray[np.int32]]:
+        """After everything: of each result, which rows are in the buffer and not where `targets` says; places i32."""
+        question = self._question
+        if question is None:
+            return [np.arange(part.shape[0], dtype=np.int32) for part in self.parts]
+        return [
+            not_hot if query.lengths is None else question.bags_left(index)
+            for index, (query, not_hot) in enumerate(zip(self._queries, self._not_hot, strict=True))
+        ]
 
     def finish(self, deadline: float | None) -> None:
         """Ask the owner for what is left and wait, until time.monotonic() is `deadline`; what is late then is so."""
@@ -214,20 +224,25 @@ class Lookup:
             self._statuses.append(buffer[place.status : place.status + query.ids.size])
             begin += query.ids.size
 
-    def _ask_hot(self, buffer: NDArray[np.uint8]) -> Question | None:
+    def _ask_hot(self, keep: object) -> Question | None:
         wishes = []
-        for query, view, place in zip(self._queries, self._views, self._places, strict=True):
-            at = [self._address + offset for offset in place]
+        for index, (query, view, place) in enumerate(zip(self._queries, self._views, self._places, strict=True)):
+            rows, scale, bias, status = (self._address + offset for offset in place)
+            if self._targets:
+                rows, scale, bias = self._targets[index]
             pooled = (query.lengths, query.pooling, query.weights)
-            wishes.append(Wish(view, query.ids, self._wire, at[0], at[1], at[2], at[3], *pooled))
+            wishes.append(Wish(view, query.ids, self._wire, rows, scale, bias, status, *pooled))
         assert self.hot is not None
-        self._question = self.hot.ask(wishes, buffer)
+        self._question = self.hot.ask(wishes, keep)
         return self._question
 
     def _take(self, question: Question) -> None:
         """The hot tier has answered: look for the rest in the arena."""
         self.left = question.answered(self._segments)
         self._misses = question.misses
+        if self._targets:  # the list that the arena is asked for grows shorter
+            left = self._segments[:, LEFT].tolist()
+            self._not_hot = [misses[:count].copy() for misses, count in zip(self._misses, left, strict=True)]
         if self.left:
             self.left = self._attachment.probe_listed(self._segments)
 

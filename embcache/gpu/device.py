@@ -101,6 +101,12 @@ class Device(Protocol):
     def caller_stream(self) -> Stream:
         """The stream on which the calling thread's own work with the device runs: CuPy's current one."""
 
+    def order_caller(self, event: Event, limit_s: float) -> bool:
+        """Have the calling thread's own work with the device from now on run after the event.
+
+        Where the device is emulated that work is NumPy's, which waits for nobody: so this waits, as `wait` does.
+        """
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new array on the device, for the caller's stream: cupy.ndarray, or NumPy's where the device is emulated."""
 

@@ -156,15 +156,22 @@ class Launcher:
         with self._lock:
             self._look()
 
-    def wait(self, ticket: Ticket) -> None:
-        """Until a ticket that was submitted is done. DeviceError where its launch fails, or never ends."""
+    def wait(self, ticket: Ticket, end: float | None = None) -> bool:
+        """Until a ticket that was submitted is done; False where it is not when time.monotonic() comes to `end`.
+
+        DeviceError where its launch fails, or never ends.
+        """
         while not ticket.done:
+            look_s = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
+            if look_s <= 0:
+                return False
             slot = ticket.place or next(iter(self._running), None)
             if slot is not None:
-                self._device.wait_word(slot.done_at, slot.number, _LOOK_S)
+                self._device.wait_word(slot.done_at, slot.number, look_s)
             self.poll()
         if ticket.error is not None:
             raise ticket.error
+        return True
 
     def hold_back(self, stream: Stream) -> None:
         """Have a stream's further work run after all lookups that were launched until now."""

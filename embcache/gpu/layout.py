@@ -48,6 +48,10 @@ CONTROL = np.dtype(
         "itemsize": 128,
     }
 )
+MOVE = np.dtype(
+    [(name, np.uint64) for name in ("source", "target", "places")] + [("bytes", np.uint32), ("count", np.uint32)]
+)
+MOVE_ROWS = 8  # of a warp's move
 POOL = np.dtype([("sets", np.uint64), ("rows", np.uint64), ("set_count", np.uint32), ("stride", np.uint32)])
 
 DEFINES = {
@@ -56,6 +60,7 @@ DEFINES = {
     **{name: globals()[name] for name in ("NEW", "PUSHED_OUT", "REFUSED", "REPLACED")},
     **{"SUM": SUM, "MEAN": MEAN, "HOT": HOT},
     **{"TILE_BYTES": TILE.itemsize, "CONTROL_BYTES": CONTROL.itemsize, "POOL_BYTES": POOL.itemsize},
+    "MOVE_BYTES": MOVE.itemsize,
 }
 
 

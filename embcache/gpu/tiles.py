@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.gpu.layout import BAGS, BYTES, COPY, EXPRESS, TILE
+from embcache.gpu.layout import BAGS, BYTES, COPY, EXPRESS, MOVE, MOVE_ROWS, TILE
 from embcache.host.jit import kernel
 from embcache.host.machine import load_i32, load_u32, store_i32, store_u32, store_u64
 
@@ -22,6 +22,7 @@ GROUP = 32  # ids that a warp looks for at once
 MOST_TILES = 4096  # that one lookup is cut into, and one more for each of its queries
 _BAG_IDS = 64  # about so many ids make a tile of bags
 _BYTES = TILE.itemsize
+MOVE_BYTES = MOVE.itemsize
 
 
 def rows_a_tile(ids: int) -> int:
@@ -108,6 +109,26 @@ def gather_misses(questions, row_step, bag_step, tiles, missed, left):
         left[q] = here
         total += here
     return total
+
+
+@kernel
+def cut_moves(arrays, moves):
+    """Cut int64 [a, 5] of arrays whose rows are to move into the moves of kernels/moves.cu, written to an address.
+
+    Columns: the addresses of source, target and places u32 [count]; bytes of a row; count. -> how many moves there are.
+    """
+    made = 0
+    for a in range(arrays.shape[0]):
+        count = arrays[a, 4]
+        for first in range(0, count, MOVE_ROWS):
+            move = moves + MOVE_BYTES * made
+            store_u64(move, np.uint64(arrays[a, 0]))
+            store_u64(move + 8, np.uint64(arrays[a, 1]))
+            store_u64(move + 16, np.uint64(arrays[a, 2] + 4 * first))
+            store_u32(move + 24, np.uint32(arrays[a, 3]))
+            store_u32(move + 28, np.uint32(min(MOVE_ROWS, count - first)))
+            made += 1
+    return made
 
 
 def kind_of(stored: int, wire: int, row_bytes: int, address: int, limit: int) -> int:

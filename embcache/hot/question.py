@@ -145,6 +145,12 @@ class Question:
         assert done is not None
         return address_of(done)
 
+    def bags_left(self, place: int) -> NDArray[np.int32]:
+        """Which bags of a wish were not pooled: places i32."""
+        done = self._done[place]
+        assert done is not None
+        return np.flatnonzero(done == 0).astype(np.int32)
+
     def _lay_out(self, place: int, wish: Wish) -> None:
         """Copy what the device reads, set aside what it writes, and write the wish's columns."""
         spec, room = wish.view.spec, self.room

@@ -10,17 +10,21 @@ Whatever fails here costs the tier and no lookup: it says why, switches itself o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.errors import NotReady, Overloaded
 from embcache.gpu.device import Device, DeviceError
 from embcache.gpu.launcher import Launcher
 from embcache.gpu.table import GpuTable
+from embcache.host.memory import address_of
 from embcache.hot.admission import Admission
 from embcache.hot.crossover import Crossover, measure
+from embcache.hot.output import Deliveries, Output, room_for_moves
 from embcache.hot.question import LeftQuestion, Question, Room, Wish, room_for
 from embcache.hot.writer import Writer
 from embcache_client.buffers import BufferPool
@@ -28,12 +32,14 @@ from embcache_client.buffers import BufferPool
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
     from embcache.config import Hot
+    from embcache.places import Part, Place
     from embcache.views import TableView, Views
 
 log = logging.getLogger("embcache.hot")
 
 _LARGEST = 256 << 20  # of pinned memory that is kept for its next use
 _IDLE_BYTES = 256 << 20  # of each size
+_FOR_EVER_S = 1e9
 _OFFER_EVERY = 8  # lookups that the warm tier answered, of which one tells what it asked for
 
 
@@ -57,6 +63,7 @@ class HotTier:
         self.pinned = BufferPool(lambda nbytes: device.pinned(nbytes).data, _LARGEST, _IDLE_BYTES)
         self.crossover = Crossover.at(settings.crossover_ids) or measure(device, self._table, self._launcher)
         self._admission = Admission()
+        self._deliveries = Deliveries(device)
         self._writer = Writer(self._table, self._launcher, settings, self._lost)
         self._offers = 0
         self._why = ""
@@ -104,6 +111,14 @@ class HotTier:
 
     # --- lookups -------------------------------------------------------------------------------------------------
 
+    def room(self, nbytes: int) -> NDArray[np.uint8]:
+        """Pinned memory, lent until nobody looks into it. DeviceError where there is none."""
+        try:
+            return self.pinned.take(nbytes)
+        except DeviceError as error:
+            self._lost(error)
+            raise
+
     def ask(self, wishes: Sequence[Wish], keep: object) -> Question | None:
         """Begin to look all ids of some wishes up; None where nothing can be asked.
 
@@ -113,7 +128,7 @@ class HotTier:
         pools = [division.pools.get(wish.view.spec.row_bytes) for wish in wishes]
         if not any(pools):
             return None
-        question = Question(wishes, pools, Room(self.pinned.take(room_for(wishes))), keep)
+        question = Question(wishes, pools, Room(self.room(room_for(wishes))), keep)
         submitted = question.ticket.tiles.size and self._launcher.submit(question.ticket, division.number)
         return question if submitted else None
 
@@ -124,13 +139,17 @@ class HotTier:
         pools = [division.pools[view.spec.row_bytes] for _, view, _ in here]
         if not here:
             return None
-        question = LeftQuestion(here, pools, Room(self.pinned.take(LeftQuestion.room_for(here))))
+        question = LeftQuestion(here, pools, Room(self.room(LeftQuestion.room_for(here))))
         return question if self._launcher.submit(question.ticket, division.number) else None
 
-    def wait(self, question: Question | LeftQuestion) -> None:
-        """Until the device has answered. DeviceError: it has failed, and the question's memory is lost with it."""
+    def wait(self, question: Question | LeftQuestion, deadline: float | None = None) -> bool:
+        """Until the device has answered, or time.monotonic() is `deadline`; -> whether it has.
+
+        Where it has not, the question's memory is the device's for as long as it takes. DeviceError: it has failed, and
+        that memory is lost with it.
+        """
         try:
-            self._launcher.wait(question.ticket)
+            return self._launcher.wait(question.ticket, deadline)
         except DeviceError as error:
             self._lost(error)
             raise
@@ -142,6 +161,57 @@ class HotTier:
             self._lost(question.ticket.error)
             raise question.ticket.error
         return question.ticket.done
+
+    # --- results that stay on the device --------------------------------------------------------------------------
+
+    def output(self, parts: Sequence[Part], dtype: str, given: Mapping[str, Any]) -> Output:
+        """Arrays on the device for a lookup's results, see Output. Overloaded where there is no room for them.
+
+        NotReady where the device was lost before, DeviceError where that is noticed now.
+        """
+        if self._why:
+            raise NotReady(f'device: "cuda" is not to be had any more: {self._why}')
+        try:
+            return Output(self.device, parts, dtype, given)
+        except DeviceError as full:
+            try:
+                self.device.check()
+            except DeviceError as error:
+                self._lost(error)
+                raise
+            raise Overloaded(f"the results do not fit into the device's memory: {full}") from None
+
+    def caller_is_through(self, deadline: float | None) -> bool:
+        """Wait for what the calling thread gave its own stream; False where it is not through by the deadline.
+
+        It may still read the arrays that results are to be written to. deadline: by time.monotonic().
+        """
+        try:
+            event = self.device.event()
+            self.device.record(event, self.device.caller_stream())
+            return self.device.wait(event, _FOR_EVER_S if deadline is None else max(0.0, deadline - time.monotonic()))
+        except DeviceError as error:
+            self._lost(error)
+            raise
+
+    def deliver(
+        self,
+        output: Output,
+        rows: Sequence[NDArray[np.int32]],
+        buffer: NDArray[np.uint8],
+        places: Sequence[Place],
+    ) -> None:
+        """Bring rows of each result over from the buffer, before what the caller does next. DeviceError as `wait`."""
+        moves = output.moves(rows, address_of(buffer), places)
+        if not moves:
+            return
+        try:
+            self._deliveries.deliver(moves, self.room(room_for_moves(moves)), (output, buffer))
+        except DeviceError as error:
+            self._lost(error)
+            raise
+
+    # --- what may move up ----------------------------------------------------------------------------------------
 
     def offer(self, view: TableView, ids: NDArray[np.uint64]) -> None:
         """Tell of ids that a tier below answered: those asked for again may move up."""

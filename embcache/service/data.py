@@ -128,10 +128,10 @@ class LookupEndpoint:
             await updatecalls.wait_applied(cache.ready_attachment(), behind.request.min_position, max(0.0, left))
         return self._begin(await self._reader.current(), body)
 
-    def _begin(self, cache: EmbeddingCache, body: bytes) -> _Begun:
+    def _begin(self, cache: EmbeddingCache, body: bytes, *, use_hot: bool = True) -> _Begun:
         """All that can be done without waiting."""
         request = parse_lookup(body, self._server.max_ids_per_request, cache.feature_of)
-        lookup = cache.prepare(request.queries, request.dtype)
+        lookup = cache.prepare(request.queries, request.dtype, use_hot=use_hot)
         lookup.check_history(request.history)
         if request.min_position > lookup.position:
             raise _Behind(request)
@@ -140,8 +140,8 @@ class LookupEndpoint:
         reply = Reply(array.data, buffer)
         try:
             skeleton.write(reply.body)
-            pinned = buffer is not None and buffer.pinned
-            steps = lookup.steps(array, skeleton.places, pinned=pinned)
+            hot_first = buffer is not None and buffer.pinned and lookup.asks_hot_first
+            steps = lookup.steps(array, skeleton.places, hot_first=hot_first)
             return _Begun(body, request, lookup, skeleton, reply, steps, next(steps, None))
         except BaseException:
             self._give_back(reply)
@@ -149,44 +149,50 @@ class LookupEndpoint:
 
     async def _finish(self, begun: _Begun, arrived: float) -> Reply:
         """Have the owner answer for the ids that are left; from the beginning, where a version went away meanwhile."""
+        deadline = arrived + self._budget_s(begun.request)
         for _ in range(_VERSION_TRIES):
+            begun = await self._through_hot(begun, deadline)
             try:
-                await self._go_through(begun)
                 if begun.lookup.left:
-                    await begun.lookup.finish_async(arrived + self._budget_s(begun.request))
+                    await begun.lookup.finish_async(deadline)
                 return self._end(begun, arrived)
             except VersionGoneError:
                 self._give_back(begun.reply)
                 cache = self._reader.cache()
                 await cache.refresh_async()
                 begun = self._begin(cache, begun.asked)
-            except DeviceError:  # the tier is off now
-                self._lose(begun.reply)
-                begun = self._begin(self._reader.cache(), begun.asked)
             except BaseException:
                 self._give_back(begun.reply)
                 raise
         self._give_back(begun.reply)
         raise NotReady("the tables changed with every try to look them up", {"retry_after_ms": 50})
 
-    async def _go_through(self, begun: _Begun) -> None:
-        """Take the steps that are left, each once the hot tier has answered what it was asked before.
+    async def _through_hot(self, begun: _Begun, deadline: float) -> _Begun:
+        """The lookup with all its steps taken; one begun anew, where the hot tier fails or is late."""
+        try:
+            if await self._take_steps(begun, deadline):
+                return begun
+        except DeviceError:  # the tier is off now
+            pass
+        except BaseException:
+            self._lose(begun.reply)
+            raise
+        self._lose(begun.reply)
+        return self._begin(self._reader.cache(), begun.asked, use_hot=False)
 
-        Whoever gives up waiting waits all the same: the device writes into the reply's buffer until then.
-        """
-        hot, cancelled = begun.lookup.hot, None
+    async def _take_steps(self, begun: _Begun, deadline: float) -> bool:
+        """Take each step once the hot tier has answered what it was asked before; False where it has not in time."""
+        hot = begun.lookup.hot
         while begun.question is not None:
             assert hot is not None
             looks = 0
             while not hot.look(begun.question):
+                if time.monotonic() > deadline:
+                    return False
                 looks += 1
-                try:
-                    await asyncio.sleep(0 if looks < _LOOKS_AT_ONCE else _NAP_S)
-                except asyncio.CancelledError as error:
-                    cancelled = error
+                await asyncio.sleep(0 if looks < _LOOKS_AT_ONCE else _NAP_S)
             begun.question = next(begun.steps, None)
-        if cancelled is not None:
-            raise cancelled
+        return True
 
     def _end(self, begun: _Begun, arrived: float) -> Reply:
         """The reply, all its rows found or given up. Raises what `strict` makes of those that were not found."""
@@ -209,7 +215,7 @@ class LookupEndpoint:
             self.pool.give(reply.buffer)
 
     def _lose(self, reply: Reply) -> None:
-        """The device may still write into the buffer: it is not used again."""
+        """The device may still write into the buffer: its memory goes once that is over."""
         if reply.buffer is not None:
             self.pool.drop(reply.buffer)
 

@@ -20,7 +20,7 @@ from struct import Struct
 
 import msgpack
 
-from embcache.lookup import Part, Place
+from embcache.places import Part, Place
 
 ALIGNMENT = 64
 

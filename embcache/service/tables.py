@@ -11,10 +11,11 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 
 from embcache.cache import EmbeddingCache
-from embcache.errors import MalformedRequest, NotReady, UnknownTable
+from embcache.errors import DeadlineExceeded, MalformedRequest, NotReady, UnknownTable
 from embcache.gpu.device import DeviceError
-from embcache.lookup import Place, Query, VersionGoneError
+from embcache.lookup import Query, VersionGoneError
 from embcache.metrics import TIERS
+from embcache.places import Place
 from embcache.service.context import TheService, json_body, needs, read_json
 from embcache.spec import TableSpec
 
@@ -66,12 +67,14 @@ async def show_row(table: str, id: FeatureId, service: TheService) -> dict[str, 
     lookup = cache.prepare([Query(table, np.array([id], np.uint64))], "f32")
     part = lookup.parts[0]
     buffer = np.zeros(part.rows_bytes + 8, np.uint8)
+    deadline = time.monotonic() + service.settings.server.deadline_ms / 1000
     try:
         for question in lookup.steps(buffer, [Place(rows=0, scale=0, bias=0, status=part.rows_bytes)]):
             assert lookup.hot is not None
-            await asyncio.to_thread(lookup.hot.wait, question)
+            if not await asyncio.to_thread(lookup.hot.wait, question, deadline):
+                raise DeadlineExceeded("the GPU did not answer in time")
         if lookup.left:
-            await lookup.finish_async(time.monotonic() + service.settings.server.deadline_ms / 1000)
+            await lookup.finish_async(deadline)
     except (VersionGoneError, DeviceError):
         raise NotReady(f"table {table!r} got new rows just now: ask again", {"retry_after_ms": 50}) from None
     return {

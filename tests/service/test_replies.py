@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embcache.lookup import Part
+from embcache.places import Part
 from embcache.service.replies import Skeleton
 from embcache_client import rowtypes
 from embcache_client.wire import decode_lookup_reply

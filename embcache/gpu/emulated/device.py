@@ -171,6 +171,9 @@ class EmulatedDevice:
         self._faults.check()
         return self._caller_stream
 
+    def order_caller(self, event: DeviceEvent, limit_s: float) -> bool:
+        return self.wait(event, limit_s)
+
     def empty(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         wanted = np.dtype(dtype)
         return self.array(self.allocate(math.prod(shape) * wanted.itemsize), shape, dtype)

@@ -120,16 +120,3 @@ publish(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, co
     if (fresh) store_relaxed(use_of(pool, row), (u8)FIRST_USE);
     and_release(digest_word(pool, row), ~((IN_FLUX ^ digest) << digest_shift(row)));
 }
-
-// Copy rows [count] of `bytes` bytes to places of their own: what the host found for the device. A warp a row.
-extern "C" __global__ void __launch_bounds__(128) scatter(const u8* from, const i32* places, u32 count, u32 bytes, u8* to) {
-    const u32 lane = threadIdx.x & 31u, i = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
-    if (i >= count) return;
-    const u8* source = from + (u64)i * bytes;
-    u8* target = to + (u64)load_4((const u32*)places + i) * bytes;
-    if (bytes % 16u == 0) {
-        for (u32 q = lane; q < bytes / 16u; q += 32u) store_16((uint4*)target + q, load_16((const uint4*)source + q));
-    } else {
-        for (u32 q = lane; q < bytes; q += 32u) store_1(target + q, load_1(source + q));
-    }
-}

@@ -3,82 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from embcache import EmbeddingCache
-from embcache.config import Hot, Settings
 from embcache.gpu.device import DeviceError
-from embcache.hot.tier import HotTier
 from embcache.updatecalls import Change
-from embcache_client.results import HOT, MISSING
-from tests.naive import Naive, NaiveTable
+from embcache_client.results import HOT, LATE, MISSING, WARM
+from tests.hot.support import DTYPES, IDS, UNKNOWN, filled, hot_status, settings, tier, warm_up
+from tests.naive import Naive
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
-
-IDS = np.arange(1, 400, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-UNKNOWN = np.array([0, 2**64 - 1, 5], np.uint64)
-DTYPES = ("f32", "f16", "bf16", "q8")
-PATIENCE_S = 60.0
-
-
-def settings(folder: Path, crossover: int = 0) -> Settings:
-    """Everything asks the hot tier first, however small it is; or, with a high crossover, last."""
-    hot = Hot(device="emulated", capacity=4 << 20, crossover_ids=crossover)
-    return Settings.model_validate({"hot": hot, "cold": {"path": folder}, "warm": {"capacity": 16 << 20}})
 
 
 @pytest.fixture(scope="module", params=[0, 1 << 40], ids=["hot first", "warm first"])
 def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingCache]:
     with EmbeddingCache.open(settings(tmp_path_factory.mktemp("hot"), request.param)) as opened:
         yield opened
-
-
-def tier(cache: EmbeddingCache) -> HotTier:
-    assert isinstance(cache.hot, HotTier)
-    return cache.hot
-
-
-def filled(cache: EmbeddingCache, name: str, dim: int, dtype: str, default: object = "zeros") -> NaiveTable:
-    """A table with a row for each of IDS; -> what it should answer."""
-    rows = np.random.default_rng(dim).normal(size=(IDS.size, dim)).astype(np.float32)
-    cache.create_table({"name": name, "dim": dim, "dtype": dtype, "default": default})
-    order = np.argsort(IDS)
-    with cache.importing(name) as importing:
-        importing.write(IDS[order], rows[order])
-    table = NaiveTable(dim, dtype, default)
-    table.load(IDS.tolist(), rows)
-    return table
-
-
-def warm_up(cache: EmbeddingCache, name: str, ids: NDArray[np.uint64]) -> None:
-    """Ask until the hot tier has the rows: twice is asked for again."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        cache.lookup({name: ids})
-        writer = tier(cache)._writer
-        view = cache.attached().views.find(name, None)
-        writer.promote(view, ids)
-        if tier(cache).counts()["inserted_rows"] and not writer._promotions:
-            left = ids.size - int((hot_status(cache, name, ids) == HOT).sum())
-            if not left:
-                return
-        time.sleep(0.02)
-    raise AssertionError("the rows did not come up")
-
-
-def hot_status(cache: EmbeddingCache, name: str, ids: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Statuses of a lookup that asks the hot tier first, whatever the cache's crossover is."""
-    before, tier(cache).crossover = tier(cache).crossover, tier(cache).crossover._replace(rows=0, bags=0)
-    try:
-        return cache.lookup({name: ids})[name].status
-    finally:
-        tier(cache).crossover = before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -148,3 +92,20 @@ def test_a_lost_device_costs_the_tier_and_no_lookup(tmp_path: Path) -> None:
         state = tier(opened).state
         assert not state.on
         assert state.why
+
+
+def test_a_device_that_hangs_costs_a_lookup_no_more_than_its_deadline(tmp_path: Path) -> None:
+    with EmbeddingCache.open(settings(tmp_path)) as opened:
+        table = filled(opened, "item", 4, "f32")
+        warm_up(opened, "item", IDS[:20])
+        device = tier(opened).device
+        device.hang("look_up")  # type: ignore[attr-defined]
+        late = opened.lookup({"item": IDS[:20]}, deadline_ms=50)["item"]
+        assert set(late.status.tolist()) <= {WARM, LATE}
+        wanted = np.stack([table.served(identifier) for identifier in IDS[:20].tolist()])
+        wanted[late.status == LATE] = 0
+        np.testing.assert_array_equal(late.rows, wanted)
+        device.release()  # type: ignore[attr-defined]
+        after = opened.lookup({"item": IDS[10:20]})["item"]
+        assert (after.status == HOT).all()  # it was late, and is not lost
+        np.testing.assert_array_equal(late.rows, wanted)  # what came late went nowhere that was given out
