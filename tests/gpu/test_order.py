@@ -1,160 +1,103 @@
 """The order of a change of the hot tier's rows, with lookups under way: no torn row, no other id's, none of the old.
 
-The device runs nothing but inside a wait, so a lookup that was begun runs among the steps of the change, as the seed
-says.
+In every form that rows are asked for, and in bags; and each step that the host makes of the order, left out once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.gpu.sanitized import no_compiler
 
 if no_compiler():
     pytest.skip(str(no_compiler()), allow_module_level=True)
 
-from embcache.gpu.device import Stream
+from embcache.gpu.device import Event, Stream
 from embcache.gpu.emulated.device import EmulatedDevice
-from embcache.gpu.launcher import Launcher
-from embcache.gpu.layout import SET_BYTES, WAYS
-from embcache.gpu.table import Change, GpuTable
-from tests.gpu.reader import GpuReader, Pending
-from tests.host.proving import ROW_BYTES, broken, proving_rows
+from embcache.host.rows import F16, F32
+from tests.gpu.changes import Wrong, drive
+from tests.gpu.digits import Digits
+from tests.gpu.forms import AS_STORED, EXPRESSED, Form
 
-VERSION = 7
-SETS = 2
-SEEDS = range(15)
-BOUND = 100  # schedules in which a missing wait must show
-OLD, NEW = 1, 2
-IDS = np.arange(1, SETS * WAYS - 7, dtype=np.uint64)
-OTHERS = IDS + np.uint64(1000)
-
-Ids = NDArray[np.uint64]
+SEEDS = range(12)
+BOUND = 150  # schedules in which what is left out must show; the most hidden one does in one of 20
+BAGS = [(Digits(F32, F32, 64), "sum"), (Digits(F16, F32, 60), "weighted")]
+ASKED = pytest.mark.parametrize(("form", "bags"), [*((form, "") for form in (*AS_STORED, *EXPRESSED)), *BAGS], ids=str)
 
 
-def wait_for_nobody(_: Stream) -> None:
-    """The wait of a writer that forgot to."""
+def found_out(form: Form, seeds: Sequence[int] = range(BOUND), **options: Any) -> str:
+    """What is wrong in the first of the schedules in which something is; empty where nothing is in any."""
+    for seed in seeds:
+        try:
+            drive(form, seed, **options)
+        except Wrong as problem:
+            return str(problem)
+    return ""
 
 
-class Scene:
-    """A table of two sets with old rows, on a device that this thread drives."""
-
-    def __init__(
-        self,
-        seed: int,
-        wait_for_readers: Callable[[Stream], None] | None = None,
-        beside: Callable[[Scene], None] = lambda _: None,
-    ) -> None:
-        """wait_for_readers: None for the launcher's; beside: called once that is done, before new rows are written."""
-        device = EmulatedDevice(threaded=False, seed=seed, stale_l1=True)
-        launcher = Launcher(device)
-        capacity = SETS * (SET_BYTES + WAYS * ROW_BYTES) + 512
-        wait = wait_for_readers or launcher.hold_back
-
-        def wait_and_more(stream: Stream) -> None:
-            wait(stream)
-            beside(self)
-
-        self.table = GpuTable(device, capacity, wait_and_more)
-        self.table.divide({ROW_BYTES: SETS * WAYS})
-        launcher.start(self.table.pools_address)
-        self.reader = GpuReader(device, launcher, self.table)
-        self.table.insert(VERSION, IDS, proving_rows(IDS, OLD))
-
-    def begin(self, ids: Ids = IDS) -> Pending:
-        return self.reader.begin(VERSION, ROW_BYTES, ids)
-
-    def finish(self, pending: Pending) -> tuple[Ids, NDArray[np.int64]]:
-        """-> the writings that were found, and the places of those that are torn or another id's."""
-        rows, found = self.reader.finish(pending)
-        return rows[found].view(np.uint64)[:, 0], broken(pending.ids[found], rows[found])
-
-    def update(self) -> None:
-        self.table.update(VERSION, IDS, proving_rows(IDS, NEW))
-
-    def push_out(self) -> None:
-        gone = self.table.insert(VERSION, OTHERS, proving_rows(OTHERS, NEW))
-        assert np.isin(IDS, gone.ids).any()
-
-
-def begin_into(begun: list[Pending], ids: Ids, scene: Scene) -> None:
-    begun.append(scene.begin(ids))
-
-
-CHANGES = pytest.mark.parametrize("change", [Scene.update, Scene.push_out])
-
-
-@CHANGES
-def test_a_lookup_under_way_sees_no_row_torn_or_of_another_id(change: Callable[[Scene], None]) -> None:
-    seen = 0
+@ASKED
+def test_lookups_beside_changes_find_whole_rows_none_that_is_over_and_all_that_stay(form: Form, bags: str) -> None:
+    tally: Counter[str] = Counter()
     for seed in SEEDS:
-        scene = Scene(seed)
-        asked = np.concatenate([IDS, OTHERS])
-        pending = [scene.begin(asked), scene.begin(asked)]
-        change(scene)
-        for each in pending:
-            writings, wrong = scene.finish(each)
-            assert not wrong.size
-            assert np.isin(writings, [OLD, NEW]).all()
-            seen += writings.size
-        scene.table.check()
-    assert seen
+        tally += drive(form, seed, bags=bags)
+    assert tally["rows"]
+    assert not bags or (tally["pooled"] and tally["handed over"])
 
 
-@CHANGES
-def test_a_writer_that_waits_for_nobody_is_found_out(change: Callable[[Scene], None]) -> None:
-    def goes_wrong(seed: int) -> bool:
-        scene = Scene(seed, wait_for_nobody)
-        pending = [scene.begin(), scene.begin()]
-        change(scene)
-        return any(scene.finish(each)[1].size for each in pending)
-
-    assert any(goes_wrong(seed) for seed in range(BOUND))
+@ASKED
+def test_a_writer_that_waits_for_nobody_is_found_out(form: Form, bags: str) -> None:
+    assert "torn" in found_out(form, bags=bags, waits=False)
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_a_lookup_begun_after_the_invalidation_sees_no_old_row(early: bool) -> None:
-    """early: another lookup, begun before the change, is under way as well, and may see old rows."""
-    changed, kept = IDS[::2], IDS[1::2]
-    for seed in SEEDS:
-        scene = Scene(seed)
-        before = [scene.begin()] if early else []
-        after: list[Pending] = []
-        change = Change(VERSION, ROW_BYTES, changed, proving_rows(changed, NEW))
-        scene.table.apply([change], partial(begin_into, after, IDS, scene))
-        for each in before:
-            assert not scene.finish(each)[1].size
-        (begun,) = after
-        rows, found = scene.reader.finish(begun)
-        assert found[1::2].all()
-        np.testing.assert_array_equal(rows[1::2], proving_rows(kept, OLD))
-        np.testing.assert_array_equal(rows[::2][found[::2]], proving_rows(changed[found[::2]], NEW))
-        rows, found = scene.reader.finish(scene.begin(changed))
-        assert found.all()
-        np.testing.assert_array_equal(rows, proving_rows(changed, NEW))
-        scene.table.check()
+class Careless(EmulatedDevice):
+    """A host that does not do all it should; it knows which kernel it launched last."""
+
+    last = ""
+
+    def launch(self, kernel: str, stream: Stream, blocks: int, threads: int, args: Sequence[int]) -> None:
+        self.last = kernel
+        super().launch(kernel, stream, blocks, threads, args)
 
 
-@CHANGES
-def test_a_lookup_begun_while_rows_are_written_sees_whole_new_ones(change: Callable[[Scene], None]) -> None:
-    """No writer waits for it: it runs beside the last steps, and finds of each changed row the new one or none."""
-    asked = np.concatenate([IDS, OTHERS])
-    counts = set()
-    for seed in SEEDS:
-        begun: list[Pending] = []
-        scene = Scene(seed, beside=partial(begin_into, begun, asked))
-        begun.clear()  # that of the rows' first coming in
-        change(scene)
-        (pending,) = begun
-        writings, wrong = scene.finish(pending)
-        assert not wrong.size
-        if change is Scene.update:
-            assert (writings == NEW).all()
-        counts.add(int((writings == NEW).sum()))
-        scene.table.check()
-    assert len(counts) > 1  # it met the steps at different points
+class Hasty(Careless):
+    """It does not wait until rows are taken from the readers."""
+
+    def wait(self, event: Event, limit_s: float) -> bool:
+        return self.last in ("invalidate", "claim", "remove_rows") or super().wait(event, limit_s)
+
+
+class RecordsNoLookup(Careless):
+    """It puts no event behind a lookup, so that nobody can wait for it."""
+
+    def record(self, event: Event, stream: Stream) -> None:
+        if self.last != "look_up":
+            super().record(event, stream)
+
+
+class PublishesFirst(Careless):
+    """It has rows published before it has them written."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._late: list[tuple[Stream, int, int, Sequence[int]]] = []
+
+    def launch(self, kernel: str, stream: Stream, blocks: int, threads: int, args: Sequence[int]) -> None:
+        if kernel == "write_rows":
+            self._late.append((stream, blocks, threads, args))
+            return
+        super().launch(kernel, stream, blocks, threads, args)
+        if kernel == "publish":
+            super().launch("write_rows", *self._late.pop())
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(Hasty, "a writing that is over"), (RecordsNoLookup, "torn"), (PublishesFirst, "torn|a writing that is over")],
+)
+def test_a_host_that_leaves_the_order_is_found_out(make: type[EmulatedDevice], what: str) -> None:
+    assert re.search(what, found_out(AS_STORED[0], make=make))
