@@ -32,6 +32,7 @@ STAGE_BYTES = 16 << 20  # of their rows, as they are staged: `stride` bytes apar
 LIMIT_S = 5.0  # a step that takes longer never ends
 _THREADS = 128
 _COUNTS = 8  # words that `audit` writes
+_CENSUS = 1024  # table versions that are counted at once
 _PROBLEMS = {
     1: "digests that are not their id's",
     2: "ids in a set that is not theirs",
@@ -100,6 +101,7 @@ class GpuTable:
         self._memory = device.allocate(capacity)
         self._described = device.allocate(POOL.itemsize * MAX_POOLS)
         self._row_numbers = device.allocate(4 * STAGE_IDS)
+        self._census = device.allocate(2 * 4 * _CENSUS)
         self._stream = device.stream()
         self._event = device.event()
         stage = device.pinned(STAGE_IDS * (8 + SLOT_BYTES) + STAGE_BYTES)
@@ -188,6 +190,23 @@ class GpuTable:
         self._device.copy(address_of(self._encoded), counts.address, counts.nbytes, self._stream)
         self._finish()
         return self._encoded[: counts.nbytes].view(np.uint32).copy()
+
+    def census(self, versions: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """How many rows are in of each of distinct table versions u32 [n], ascending."""
+        counts = np.empty(versions.size, np.uint32)
+        for begin in range(0, versions.size, _CENSUS):
+            here = versions[begin : begin + _CENSUS]
+            asked, told = self._census.address, self._census.address + here.nbytes
+            self._encoded[: here.nbytes] = here.view(np.uint8)
+            self._device.copy(asked, address_of(self._encoded), here.nbytes, self._stream)
+            self._device.clear(told, here.nbytes, self._stream)
+            for pool in self._pools.values():
+                arguments = (self.pools_address, pool.index, asked, here.size, told)
+                self._device.launch("census", self._stream, -(-pool.ways // _THREADS), _THREADS, arguments)
+            self._device.copy(address_of(self._encoded), told, here.nbytes, self._stream)
+            self._finish()
+            counts[begin : begin + here.size] = self._encoded[: here.nbytes].view(np.uint32)
+        return counts
 
     # --- the steps of a change -----------------------------------------------------------------------------------
 

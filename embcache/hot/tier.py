@@ -9,9 +9,10 @@ Whatever fails here costs the tier and no lookup: it says why, switches itself o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ log = logging.getLogger("embcache.hot")
 
 _LARGEST = 256 << 20  # of pinned memory that is kept for its next use
 _IDLE_BYTES = 256 << 20  # of each size
+_COUNT_S = 1.0
 _FOR_EVER_S = 1e9
 _OFFER_EVERY = 8  # lookups that the warm tier answered, of which one tells what it asked for
 
@@ -66,6 +68,7 @@ class HotTier:
         self._deliveries = Deliveries(device)
         self._writer = Writer(self._table, self._launcher, settings, self._lost)
         self._offers = 0
+        self._held: dict[int, int] = {}
         self._why = ""
 
     @property
@@ -89,6 +92,16 @@ class HotTier:
             "refused_rows": table.refused,
             "updated_rows": self._writer.rows_updated,
         }
+
+    def rows_held(self, versions: Iterable[int]) -> dict[int, int]:
+        """How many rows are here of each of some table versions: now, or as last counted while the writer is busy."""
+        asked = np.unique(np.fromiter(versions, np.uint32))
+        if not self.state.on:
+            return {}
+        with contextlib.suppress(TimeoutError):
+            counts = self._writer.census(asked).result(_COUNT_S)
+            self._held = dict(zip(asked.tolist(), counts.tolist(), strict=True))
+        return self._held
 
     # --- the owner -----------------------------------------------------------------------------------------------
 

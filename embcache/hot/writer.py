@@ -71,6 +71,7 @@ class Writer:
         self._pinned = frozenset(settings.pinned)
         self._lost = lost
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lining_up = threading.Lock()  # over the next two
         self._promotions: deque[_Promotion] = deque()
         self._waiting_ids = 0
         self._allowance = Allowance(settings.promote_bytes_per_s)
@@ -111,6 +112,12 @@ class Writer:
         """Bring rows up, when it is their turn; forgotten where too many wait."""
         if self._waiting_ids < WAITING_IDS:
             self._line_up(_Promotion(view, ids))
+
+    def census(self, versions: NDArray[np.uint32]) -> Future[NDArray[np.uint32]]:
+        """How many rows are here of each of some table versions, ascending; never done where the thread has ended."""
+        counts: Future[NDArray[np.uint32]] = Future()
+        self._inbox.put(lambda: counts.set_result(self._table.census(versions)))
+        return counts
 
     def close(self) -> None:
         """End the thread."""
@@ -164,8 +171,9 @@ class Writer:
         attachment = self._attachment
         if attachment is None or not attachment.alive:
             return  # there will be another one
-        self._promotions.clear()
-        self._waiting_ids = 0
+        with self._lining_up:
+            self._promotions.clear()
+            self._waiting_ids = 0
         self._divide(attachment.views)  # before the feed, whose changes must not wait
         try:
             feed = Feed.open(attachment)
@@ -237,18 +245,20 @@ class Writer:
     # --- what lookups asked for ----------------------------------------------------------------------------------
 
     def _line_up(self, promotion: _Promotion) -> None:
-        self._waiting_ids += promotion.ids.size
-        self._promotions.append(promotion)
-        if len(self._promotions) == 1:
+        with self._lining_up:
+            self._waiting_ids += promotion.ids.size
+            self._promotions.append(promotion)
+            alone = len(self._promotions) == 1
+        if alone:
             self._inbox.put(lambda: None)  # it may be waiting for changes alone
 
     def _promote_some(self) -> None:
         """One promotion, as far as its allowance goes."""
-        try:
+        with self._lining_up:
+            if not self._promotions:
+                return
             promotion = self._promotions.popleft()
-        except IndexError:
-            return
-        self._waiting_ids -= promotion.ids.size
+            self._waiting_ids -= promotion.ids.size
         view, attachment = promotion.view, self._attachment
         if self._feed is None or attachment is None or view.number not in self._views:
             promotion.done()
@@ -260,8 +270,9 @@ class Writer:
             self._table.insert(view.number, there, rows, keep=not promotion.pinned, pinned=promotion.pinned)
             self._allowance.spend(rows.nbytes)
         if rest.size:
-            self._promotions.appendleft(_Promotion(view, rest, promotion.pinned, promotion.done))
-            self._waiting_ids += rest.size
+            with self._lining_up:
+                self._promotions.appendleft(_Promotion(view, rest, promotion.pinned, promotion.done))
+                self._waiting_ids += rest.size
         else:
             promotion.done()
 

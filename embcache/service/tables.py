@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Request, Response
 from embcache.cache import EmbeddingCache
 from embcache.errors import DeadlineExceeded, MalformedRequest, NotReady, UnknownTable
 from embcache.gpu.device import DeviceError
+from embcache.hot.tier import HotTier
 from embcache.lookup import Query, VersionGoneError
 from embcache.metrics import TIERS
 from embcache.places import Place
@@ -98,17 +99,21 @@ async def _entries(cache: EmbeddingCache) -> dict[str, dict[str, Any]]:
     """What is told of each table, by name; rows and bytes are of its live version."""
     specs = await asyncio.to_thread(cache.tables)  # may fetch the catalogue
     stats = await cache.stats_async()
-    return {entry["table"]: _told(specs[entry["table"]], entry) for entry in stats["tables"] if entry["table"] in specs}
+    entries = {entry["table"]: entry for entry in stats["tables"] if entry["table"] in specs}
+    hot: Mapping[int, int] = {}
+    if isinstance(cache.hot, HotTier):
+        hot = await asyncio.to_thread(cache.hot.rows_held, [entry["number"] for entry in entries.values()])
+    return {table: _told(specs[table], entry, hot.get(entry["number"], 0)) for table, entry in entries.items()}
 
 
-def _told(spec: TableSpec, counts: Mapping[str, Any]) -> dict[str, Any]:
+def _told(spec: TableSpec, counts: Mapping[str, Any], hot_rows: int) -> dict[str, Any]:
     return {
         "spec": spec.to_json(),
         "version": counts["label"],
         "rows": counts["rows"],
         "rows_exact": counts["rows_exact"],
         "tiers": {
-            "hot": {"rows": 0, "bytes": 0},
+            "hot": {"rows": hot_rows, "bytes": hot_rows * spec.row_bytes},
             "warm": {"rows": counts["warm_rows"], "bytes": counts["warm_bytes"]},
             "cold": {"rows": counts["rows"], "bytes": counts["cold_bytes"]},
         },

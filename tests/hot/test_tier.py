@@ -80,6 +80,21 @@ def test_an_update_is_seen_by_the_lookup_that_starts_at_its_position(cache: Embe
     assert (hot_status(cache, "updated", IDS[10:50]) == HOT).all()  # and they are where they were
 
 
+def test_a_catalogue_that_comes_late_makes_nobody_pass_changes_over(cache: EmbeddingCache) -> None:
+    old = cache.attached().views
+    table = filled(cache, "newer", 8, "f32")
+    warm_up(cache, "newer", IDS[:50])
+    tier(cache).catalogue_changed(old)  # some other thread had asked for it before the table was there
+    producer = cache.open_producer("overtaken")
+    rows = np.full((50, 8), 3.5, np.float32)
+    pushed = cache.update("overtaken", producer.epoch, 1, [Change("newer", "assign", IDS[:50], rows.view(np.uint8))])
+    table.change("assign", IDS[:50].tolist(), rows)
+    result = cache.lookup({"newer": IDS[:60]}, min_position=pushed.position)["newer"]
+    wanted = np.stack([table.served(identifier) for identifier in IDS[:60].tolist()])
+    np.testing.assert_array_equal(result.rows, wanted)
+    assert (hot_status(cache, "newer", IDS[:50]) == HOT).all()
+
+
 def test_a_lost_device_costs_the_tier_and_no_lookup(tmp_path: Path) -> None:
     with EmbeddingCache.open(settings(tmp_path)) as opened:
         filled(opened, "item", 4, "f32")

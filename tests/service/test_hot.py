@@ -46,6 +46,11 @@ def test_it_says_that_it_is_there(hot: Running) -> None:
     assert 'embcache_ids_total{table="item",tier="hot"}' in metrics
 
 
+def test_it_says_how_many_rows_of_a_table_are_there(hot: Running) -> None:
+    tiers = hot.ask(get("/v1/tables/item")).json()["tiers"]
+    assert tiers["hot"] == {"rows": SOME.size, "bytes": SOME.size * 12 * 4}
+
+
 @pytest.mark.parametrize("dtype", ["f32", "q8"])
 def test_rows_and_bags_come_from_the_device(hot: Running, dtype: str) -> None:
     with hot.client() as client:

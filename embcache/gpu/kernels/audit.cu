@@ -25,3 +25,22 @@ extern "C" __global__ void __launch_bounds__(128) audit(const Pool* pools, u32 w
     if (slot.w & PINNED) atomicAdd(counts + 5, 1u);
     if (listed && at < room) store_16(listed + at, slot);
 }
+
+// How many rows a pool holds of each of some table versions u32 [count], ascending: added to counts u32 [count]. A warp a
+// set; other versions are not counted.
+extern "C" __global__ void __launch_bounds__(128)
+census(const Pool* pools, u32 which, const u32* versions, u32 count, u32* counts) {
+    const u32 lane = threadIdx.x & 31u, set = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
+    const Pool pool = pools[which];
+    if (set >= pool.set_count) return;
+    const u32 row = set * WAYS + lane, digest = load_relaxed(digest_word(pool, row)) >> digest_shift(row) & 255u;
+    if (digest == EMPTY || digest == IN_FLUX) return;
+    const u32 version = load_relaxed(slot_of(pool, row)).z;
+    u32 low = 0, high = count;
+    while (low < high) {
+        const u32 middle = (low + high) / 2u;
+        if (versions[middle] < version) low = middle + 1u;
+        else high = middle;
+    }
+    if (low < count && versions[low] == version) atomicAdd(counts + low, 1u);
+}
