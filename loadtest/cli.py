@@ -1,4 +1,4 @@
-"""The command line: compare, docs, demo and faults."""
+"""The command line: run, search, report, compare, docs, demo and faults."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from loadtest.load.commands import add_commands
 from loadtest.slices import DEFAULT_ROUNDS
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Load tests of embcache: comparisons with its peers, and the demo.",
+    help="Load tests of embcache: a load of any rate, comparisons with its peers, and the demo.",
 )
 
 
@@ -116,3 +117,6 @@ def _failures_said(console: Console) -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+add_commands(app, _failures_said)

@@ -29,7 +29,7 @@ def machine() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages and programs that take part; those not installed are said to be absent."""
-    found = {package: _package_version(package) for package in PACKAGES}
+    found = {package: package_version(package) for package in PACKAGES}
     found["redis-server"] = _redis_version()
     found["commit"] = _run("git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD") or "unknown"
     return found
@@ -42,7 +42,8 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _package_version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version installed; "absent" where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

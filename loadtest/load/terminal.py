@@ -1,0 +1,162 @@
+"""A run in the terminal: what goes on while it lasts, and what came of it. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.load.asked import OPS
+from loadtest.load.fleet import Outcome
+from loadtest.load.result import Report
+from loadtest.load.tally import SERIES_DIGITS, Tally
+from loadtest.tables import figure
+
+_EVERY_S: Final = 1.0
+_COLUMNS: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+
+
+class View:
+    """Says once a second how a phase goes: a table that is drawn anew in a terminal, else a line each time."""
+
+    def __init__(self, console: Console, live: Live | None) -> None:
+        self._console, self._live = console, live
+        self._told_s = 0.0
+        self._step = -1
+
+    def __call__(self, outcome: Outcome, at_s: float) -> None:
+        """As Fleet.run calls it."""
+        if time.monotonic() - self._told_s < _EVERY_S or at_s < 0:
+            return
+        self._told_s = time.monotonic()
+        line = _line(outcome, at_s)
+        if self._live is None:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            self._live.update(_panel(outcome, line), refresh=True)
+
+
+@contextmanager
+def view_of(console: Console) -> Iterator[View]:
+    """A view for the block; it is drawn only when told, so that no thread of its own shows in the times."""
+    if not console.is_terminal:
+        yield View(console, None)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield View(console, live)
+
+
+def _recent(outcome: Outcome, at_s: float) -> tuple[Tally, float]:
+    """What the last second or so counted, of intervals that are over and reported; -> it and its seconds."""
+    series = outcome.series
+    span = max(1, round(1.0 / series.interval_s))
+    over = [tally for start_s, tally in series if start_s + series.interval_s <= at_s - 2 * _EVERY_S / 2]
+    joined = Tally(SERIES_DIGITS)
+    for tally in over[-span:]:
+        joined.add(tally)
+    return joined, max(len(over[-span:]), 1) * series.interval_s
+
+
+def _line(outcome: Outcome, at_s: float) -> str:
+    plan = outcome.plan
+    recent, seconds = _recent(outcome, at_s)
+    phase = "warm-up" if at_s < plan.warmup_s else ("window" if at_s < plan.warmup_s + plan.duration_s else "draining")
+    parts = [
+        f"{at_s:6.1f} s {phase:<8}",
+        f"offered {recent.total('offered') / seconds:,.0f}/s",
+        f"answered {recent.total('answered') / seconds:,.0f}/s",
+    ]
+    for op in OPS:
+        times = recent.response(op)
+        if times.count:
+            found = times.percentiles_ms([50.0, 99.0])
+            parts.append(f"{op} p50 {found[50.0]:.2f} p99 {found[99.0]:.2f} ms")
+    total = max(sum(recent.by_tier().values()), 1)
+    parts += [f"{tier} {count / total:.1%}" for tier, count in recent.by_tier().items()]
+    failed = recent.total("errors") + recent.total("not_sent")
+    parts.append(f"failed {failed / seconds:,.0f}/s")
+    return "  ".join(parts)
+
+
+def _panel(outcome: Outcome, line: str) -> Table:
+    table = Table.grid(padding=(0, 2))
+    head, *rest = line.strip().split("  ")
+    table.add_row(Text(head, style="bold"), "  ".join(rest))
+    window = outcome.window
+    done = f"{window.total('answered'):,} answered, {window.total('errors'):,} errors in the window so far"
+    table.add_row("", Text(done, style="dim"))
+    return table
+
+
+def print_run(report: Report, console: Console) -> None:
+    """What came of a run."""
+    result = report["result"]
+    console.print(summary_line(report), highlight=False, markup=False, soft_wrap=True)
+    title = "Response times in ms, from when each request was due"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("op", no_wrap=True)
+    for column in ("answered", "failed", *_COLUMNS):
+        table.add_column(column, justify="right", no_wrap=True)
+    for op, of_op in result["ops"].items():
+        times = of_op["response_ms"] or {}
+        failed = of_op["errors"] + of_op["not_sent"]
+        table.add_row(op, f"{of_op['answered']:,}", f"{failed:,}", *(figure(times.get(column)) for column in _COLUMNS))
+    if result["ops"]:
+        console.print(table)
+    for line in remarks(report):
+        style = "yellow" if line.startswith("NOT ") else None
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary_line(report: Report) -> str:
+    """Rates, in one line."""
+    result = report["result"]
+    return (
+        f"{result['window_s']:.1f} s: offered {result['offered_per_s']:,.0f}/s, answered "
+        f"{result['answered_per_s']:,.0f}/s, within {report['settings']['slo_ms']:g} ms {result['good_per_s']:,.0f}/s, "
+        f"{result['ids_per_s']:,.0f} ids/s, {result['received_bytes'] / 2**20:,.1f} MiB received, "
+        f"{result['sent_bytes'] / 2**20:,.1f} MiB sent"
+    )
+
+
+def remarks(report: Report) -> list[str]:
+    """What has to be known of a run beside its times; those that cast doubt on them begin with NOT."""
+    result = report["result"]
+    lines = []
+    if report["interrupted"]:
+        lines.append("NOT COMPLETE: it was interrupted; this is what was seen until then.")
+    if report["settings"]["arrivals"] == "closed":
+        lines.append(
+            "NOT OPEN LOOP: clients waited for answers, so who would have waited behind a slow one is not seen."
+        )
+    lines += _failed_checks("NOT STABLE", report["stable"], "stable")
+    lines += _failed_checks("NOT KEPT UP: the generators were slow themselves", report["generators"], "kept_up")
+    if result["error_codes"]:
+        lines.append("Errors: " + ", ".join(f"{code} {count:,}" for code, count in result["error_codes"].items()))
+    if result["not_sent"]:
+        lines.append(f"Not sent, since no client was free within the timeout: {result['not_sent']:,}")
+    total = max(sum(result["tiers"].values()), 1)
+    if result["tiers"]:
+        lines.append("Tiers: " + ", ".join(f"{tier} {count / total:.2%}" for tier, count in result["tiers"].items()))
+    if result["tiers"].get("missing", 0) > total / 2:
+        lines.append("Most ids are missing: does the table hold the ids asked for? See --rows and --keys.")
+    if (visible := result["visible_ms"]) is not None:
+        p50, p99 = figure(visible["p50"]), figure(visible["p99"])
+        lines.append(f"Updates were visible {p50} ms (p50), {p99} ms (p99) after they were due.")
+    if report["service"]["agree"] is False:
+        counted, here = report["service"]["counted"]["lookups"], report["service"]["answered_lookups"]
+        lines.append(f"The service counted {counted:,} lookups meanwhile, {here:,} were answered here.")
+    return lines
+
+
+def _failed_checks(what: str, checked: dict[str, Any], name: str) -> list[str]:
+    if checked[name]:
+        return []
+    return [f"{what}: " + "; ".join(check["text"] for check in checked["checks"] if not check["ok"])]
