@@ -83,17 +83,19 @@ def measured(name: str, value: float) -> dict[str, Any]:
 
 
 def read(file: Path) -> list[Line]:
-    """The lines of a file that are of the same device and commit as its last one.
+    """The lines of a file that are of the same commit as its last figure, and of the figures those of its device.
 
-    ValueError where there are none, or where they are of no GPU.
+    ValueError where there is no figure, or where it is of no GPU.
     """
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        last = lines[-1]["device"], lines[-1]["commit"]
-        chosen = [line for line in lines if (line["device"], line["commit"]) == last]
-    except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{file} is not a file that `make gpu-check` wrote") from None
-    if "emulated" in last[0] or any(line.get("small") for line in chosen):
+        last = next(line for line in reversed(lines) if "figure" in line)
+        of_no_gpu = "emulated" in last["device"] or last["small"]
+        lines = [line for line in lines if line["commit"] == last["commit"] and not line["small"]]
+        chosen = [line for line in lines if "figure" not in line or line["device"] == last["device"]]
+    except (ValueError, LookupError, TypeError, StopIteration):
+        raise ValueError(f"{file} is not a file in which `make gpu-check` wrote figures") from None
+    if of_no_gpu:
         raise ValueError(f"{file}: figures of the emulated device, or of --small, mean nothing")
     return chosen
 
@@ -136,10 +138,12 @@ def render(file: Path, page: Path) -> None:
 
 
 def _heading(lines: list[Line]) -> list[str]:
-    if not lines:
+    figures = [line for line in lines if "figure" in line]
+    if not figures:
         return ["The hot tier was not measured on a GPU. `make gpu-check` measures it; of these there are no figures:"]
-    last = lines[-1]
-    failed = sorted({line["stage"] for line in lines if str(line.get("outcome", "")).startswith("FAILED")})
+    last = figures[-1]
+    outcomes = {(line["stage"], line.get("part")): str(line["outcome"]) for line in lines if "outcome" in line}
+    failed = sorted({stage for (stage, _), outcome in outcomes.items() if outcome.startswith("FAILED")})
     said = [
         f"Measured by `make gpu-check` on one {last['device']}, {last['date']}, commit {last['commit'] or 'not told'}.",
         "Medians; written from its JSON lines by `python -m tests.gpucheck render FILE`.",
