@@ -75,8 +75,9 @@ class Check:
 
         from embcache.gpu.cuda import CudaDevice
 
+        device = CudaDevice(int(self.device_name), source=text)
         cupy.cuda.Device(int(self.device_name)).use()  # for the clock's events
-        return CudaDevice(int(self.device_name), source=text)
+        return device
 
     def of(self, full: int, small: int) -> int:
         """A size: on a GPU, and on the emulated device."""

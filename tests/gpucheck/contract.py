@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.gpucheck import witness
 from tests.gpucheck.check import Check, Lines
 
 _ROOT = Path(__file__).parents[2]
@@ -16,18 +17,27 @@ _TAIL = 3000
 
 
 def run(check: Check) -> Lines:
-    settings, report = check.out / "contract.ini", check.out / "contract.xml"
+    settings, report, launches = (check.out / f"contract.{kind}" for kind in ("ini", "xml", "launches"))
     settings.write_text("[pytest]\n")  # the project's own names plugins that are not on every machine
+    for written in (report, launches):
+        written.unlink(missing_ok=True)
     command = [
-        *(sys.executable, "-m", "pytest", "-c", str(settings.resolve()), "--rootdir", str(_ROOT)),
-        *("--import-mode=importlib", "-p", "no:cacheprovider", "-q", f"--junitxml={report.resolve()}", _TESTS),
+        *(sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir", str(_ROOT), "--import-mode=importlib"),
+        *("-q", "-p", "no:cacheprovider", "-p", witness.__name__, f"--junitxml={report}", _TESTS),
     ]
-    environment = {**os.environ, "EMBCACHE_TEST_DEVICE": check.device_name}
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
-    counts = _counts(report) if report.exists() else {}
+    about = {"EMBCACHE_TEST_DEVICE": check.device_name, witness.DEVICE: check.device_name, witness.FILE: str(launches)}
+    done = subprocess.run(command, cwd=_ROOT, env={**os.environ, **about}, capture_output=True, text=True, check=False)
+    if not report.exists() or not launches.exists():
+        raise AssertionError(_said(done))
+    counts = {**_counts(report), "launches": int(launches.read_text())}
     yield {"tests": counts}
-    if done.returncode or not counts.get("passed") or counts.get("skipped"):
-        raise AssertionError(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-_TAIL:]}")
+    if done.returncode or not counts["passed"] or counts["skipped"]:
+        raise AssertionError(_said(done))
+    assert counts["launches"], f"no test launched anything on device {check.device_name}"
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-_TAIL:]}"
 
 
 def _counts(report: Path) -> dict[str, int]:
