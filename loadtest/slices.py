@@ -82,11 +82,16 @@ def rate_side(operation: Callable[[T], object], make_input: Callable[[], T], cal
     return lambda: rate(operation, [make_input() for _ in range(calls)], items) / 1e6
 
 
-def p50_us(operation: Callable[[T], object], inputs: Iterable[T]) -> float:
-    """Median time of a call in microseconds, one call for each input."""
+def percentile_us(operation: Callable[[T], object], inputs: Iterable[T], percentile: float) -> float:
+    """A percentile of the time of a call in microseconds, one call for each input."""
     latencies = Latencies()
     for value in inputs:
         began = time.perf_counter_ns()
         operation(value)
         latencies.record(time.perf_counter_ns() - began)
-    return latencies.percentile_ms(50) * 1000
+    return latencies.percentile_ms(percentile) * 1000
+
+
+def p50_us(operation: Callable[[T], object], inputs: Iterable[T]) -> float:
+    """The median of that."""
+    return percentile_us(operation, inputs, 50)

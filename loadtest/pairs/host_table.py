@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from embcache.host import probe
 from embcache.host.arena import Arena
-from embcache.host.layout import LINE
 from embcache.host.memory import address_of
 from embcache.host.ring import MASK, private_ring
 from embcache.host.segment import (
@@ -25,6 +24,8 @@ from embcache.host.segment import (
     VERSION,
 )
 from embcache.host.tables import HostTables, region_bytes
+from embcache_client.results import WARM
+from loadtest.pairs.lines import on_lines
 from loadtest.workloads import F32s, U64s
 
 INSERT_ROWS = 65_536
@@ -55,9 +56,7 @@ class Reader:
 
     def __init__(self, table: BareTable, count: int) -> None:
         dim = table.row_bytes // 4
-        space = np.zeros(count * table.row_bytes + LINE, np.uint8)  # on a cache line, as a reply's rows are
-        begin = -address_of(space) % LINE
-        self.rows = space[begin : begin + count * table.row_bytes].view(np.float32).reshape(count, dim)
+        self.rows = on_lines(count, dim)  # as a reply's rows are
         self.status = np.zeros(count, np.uint8)
         self._table = table
         self._ring = private_ring()
@@ -85,3 +84,11 @@ class Reader:
         self._segments[0, IDS] = address_of(ids)
         tick = np.uint64(self._tick)
         return int(probe.probe(self._table.arena.address, self._segments, self._ring_address, MASK, tick))
+
+
+def held_ids(table: BareTable, ids: U64s) -> U64s:
+    """Those of `ids` that found a place: the few that did not are not asked for."""
+    reader = Reader(table, len(ids))
+    reader.lookup(ids)
+    held: U64s = ids[reader.status == WARM]
+    return held

@@ -1,4 +1,4 @@
-"""memory: what a full HostTable costs beside its rows."""
+"""memory: what a full warm tier costs beside its rows."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ TIMES_TOO_MANY = 1.5
 
 
 def measure(rounds: int) -> Outcome:
-    """Insert half as many rows again as fit. Ours is what the table says it takes or, if larger, its arena's pages."""
+    """Insert half as many rows again as fit. Ours is the arena's pages, and what the owner notes beside them of use."""
     ids = random_ids(int(SIZE / (4 * DIM) * TIMES_TOO_MANY), np.random.default_rng(5))
     table = BareTable(np.random.default_rng(6).permutation(ids), rows_from_ids(ids, DIM), SIZE)
     stats = table.held.table.stats()
     pages = os.fstat(table.arena.fd).st_blocks * 512
+    beside = stats.bytes - table.held.table.region.size
     note = f"{stats.rows:,} rows in {stats.slots:,} places"
-    return Outcome(
-        Figures((max(stats.bytes, pages) / 2**20,)), Figures((stats.rows * table.row_bytes / 2**20,)), note=note
-    )
+    return Outcome(Figures(((pages + beside) / 2**20,)), Figures((stats.rows * table.row_bytes / 2**20,)), note=note)
 
 
 PAIR = Pair(
     name="memory",
-    what="Bytes of a full HostTable of 128 MiB, keys, stamps, marks and unused places included, against those of the "
-    "rows it holds, 256 B each. A full table only: one that holds all its rows takes about 1.17 by `embcache plan`, "
-    "and a tenth more where there is room.",
+    what="Resident bytes of a full warm tier of 128 MiB, keys, stamps, marks, unused places and the owner's notes of "
+    "use included, against those of the rows it holds, 256 B each. A full one only: a table that holds all its rows "
+    "takes about 1.17 by `embcache plan`, and a tenth more where there is room.",
     unit="MiB",
     peer="the rows alone",
-    goal=Goal("<=", 1.15),
+    goal=Goal("<=", 1.10),
     measure=measure,
 )

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from loadtest.pairs import (
     cold_lookup,
     cold_small,
+    dlrm_query,
+    http_bags,
     http_clients,
     http_lookup,
     http_small,
+    http_sockets,
     lookup_while_updating,
     memory,
     startup,
@@ -22,9 +25,16 @@ from loadtest.pairs import (
 from loadtest.pairs.base import Pair
 
 ALL: tuple[Pair, ...] = (
-    warm_lookup.PAIR,
-    http_lookup.PAIR,
-    http_small.PAIR,
+    warm_lookup.NUMPY,
+    warm_lookup.FBGEMM,
+    http_lookup.TCP,
+    http_sockets.LOOKUP,
+    http_lookup.UNIX,
+    http_sockets.LARGE,
+    http_small.P50,
+    http_small.P99,
+    http_bags.PAIR,
+    dlrm_query.PAIR,
     http_clients.PAIR,
     cold_lookup.PAIR,
     cold_small.PAIR,

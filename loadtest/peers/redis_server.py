@@ -19,10 +19,13 @@ LOAD_CHUNK = 4096
 
 
 @contextmanager
-def redis_with_rows(ids: NDArray[np.uint64], rows: NDArray[np.float32], *, durable: bool = False) -> Iterator[Any]:
-    """A redis-py client (hiredis, TCP) of a fresh redis-server that holds each row's bytes under its id's 8 bytes.
+def redis_with_rows(
+    ids: NDArray[np.uint64], rows: NDArray[np.float32], *, durable: bool = False, unix: bool = False
+) -> Iterator[Any]:
+    """A redis-py client (hiredis) of a fresh redis-server that holds each row's bytes under its id's 8 bytes.
 
     durable: it syncs its log before it answers a write; else it keeps none.
+    unix: they speak over a Unix socket, and it listens on no other; else over TCP.
     PeerAbsent where redis-server, redis-py or hiredis is not installed.
     """
     program = shutil.which("redis-server")
@@ -33,13 +36,20 @@ def redis_with_rows(ids: NDArray[np.uint64], rows: NDArray[np.float32], *, durab
         import redis
     except ImportError as error:
         raise PeerAbsent(f"the package {error.name} is not installed (pip install 'embcache[bench]')") from error
-    port = free_port()
     with TemporaryDirectory(prefix="loadtest-redis-") as folder:
-        options = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
+        options = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
+        if unix:
+            path = str(Path(folder, "socket"))
+            options |= {"port": "0", "unixsocket": path}
+            client = redis.Redis(unix_socket_path=path)
+        else:
+            port = free_port()
+            options["port"] = str(port)
+            client = redis.Redis("127.0.0.1", port)
         if durable:
             options |= {"appendonly": "yes", "appendfsync": "always"}
         command = [program, *(word for key, value in options.items() for word in (f"--{key}", value))]
-        with Process(command, Path(folder, "redis.log")) as server, redis.Redis("127.0.0.1", port) as client:
+        with Process(command, Path(folder, "redis.log")) as server, client:
             server.wait_until(lambda: _answers(client), timeout_s=10)
             for start in range(0, len(ids), LOAD_CHUNK):
                 piece = slice(start, start + LOAD_CHUNK)

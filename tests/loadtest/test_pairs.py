@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from embcache_client import Client
+from embcache_client.results import LookupResult
+from loadtest.datasets import Dataset
+from loadtest.importing import import_table
 from loadtest.pairs import (
     cold_lookup,
     cold_small,
+    dlrm_query,
+    http_bags,
     http_clients,
     http_lookup,
     http_small,
+    http_sockets,
     lookup_while_updating,
     memory,
     startup,
@@ -22,21 +31,51 @@ from loadtest.pairs import (
     update_sustained,
     update_visible,
     warm_lookup,
+    warm_service,
 )
-from loadtest.pairs.base import Outcome, enter_peer
-from loadtest.pairs.host_table import BareTable, Reader
+from loadtest.pairs.answers import same_rows
+from loadtest.pairs.base import Outcome, Pair, enter_peer
+from loadtest.pairs.host_table import BareTable, Reader, held_ids
 from loadtest.pairs.producers import Producer
+from loadtest.peers.blocking_sockets import Exchange
 from loadtest.peers.redis_server import redis_with_rows
 from loadtest.replay import RowsDiffer
 from loadtest.workloads import random_ids, rows_from_ids
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, pair: ModuleType, **sizes: float) -> Outcome:
+def measured(monkeypatch: pytest.MonkeyPatch, module: ModuleType, pair: Pair | None = None, **sizes: float) -> Outcome:
+    """What the module's pair gives on little data; which one, where it has several."""
     for name, size in sizes.items():
-        monkeypatch.setattr(pair, name, size)
-    outcome: Outcome = pair.measure(3)
+        monkeypatch.setattr(module, name, size)
+    outcome: Outcome = (pair or module.PAIR).measure(3)
     assert all(figure > 0 for figure in outcome.ours.slices + outcome.theirs.slices)
     return outcome
+
+
+def sides_held(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[str]:
+    """The sides whose rows the module has held against those of the ids, once it has."""
+    sides: list[str] = []
+
+    def noting(side: str, answered: NDArray[Any], expected: NDArray[Any]) -> None:
+        same_rows(side, answered, expected)
+        assert np.abs(expected).max() > 0
+        sides.append(side.partition(",")[0])
+
+    monkeypatch.setattr(module, "same_rows", noting)
+    return sides
+
+
+def wrong_lookup(monkeypatch: pytest.MonkeyPatch, name: str = "lookup") -> None:
+    """From now on, a client gives one element of each table that is not the row's."""
+    right = getattr(Client, name)
+
+    def lookup(client: Client, *args: Any, **options: Any) -> LookupResult:
+        result: LookupResult = right(client, *args, **options)
+        for rows in result.results:
+            rows.raw[-1, -1] += 1
+        return result
+
+    monkeypatch.setattr(Client, name, lookup)
 
 
 def test_bare_table_answers_with_its_rows() -> None:
@@ -50,10 +89,56 @@ def test_bare_table_answers_with_its_rows() -> None:
     assert reader.lookup(strangers) == np.count_nonzero(~np.isin(strangers, ids))
 
 
+def test_held_ids_are_those_whose_rows_come_back() -> None:
+    ids = random_ids(30_000, np.random.default_rng(1))
+    rows = rows_from_ids(ids, 64)
+    table = BareTable(ids, rows, size=4 << 20)
+    held = held_ids(table, ids)
+    assert 10_000 < len(held) == len(table.held.table) < len(ids)
+    reader = Reader(table, len(held))
+    assert reader.lookup(held) == 0
+    np.testing.assert_array_equal(reader.rows, rows[np.isin(ids, held)])
+
+
+def test_same_rows_are_the_same_in_every_bit() -> None:
+    rows = np.array([[0.0, 1.0]], np.float32)
+    same_rows("it", rows.copy(), rows)
+    for others in (np.array([[-0.0, 1.0]], np.float32), rows.T, rows.astype(np.float64), rows[:0]):
+        with pytest.raises(RowsDiffer, match="it answered with other rows"):
+            same_rows("it", others, rows)
+
+
 def test_warm_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = measured(monkeypatch, warm_lookup, ROWS=20_000, CALLS_A_SLICE=2)
+    sides = sides_held(monkeypatch, warm_lookup)
+    outcome = measured(monkeypatch, warm_lookup, warm_lookup.NUMPY, ROWS=20_000, CALLS_A_SLICE=2)
     assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
     assert outcome.note == ""
+    assert sides == ["the table", "np.take"]
+
+
+def test_warm_lookup_fbgemm(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, warm_lookup)
+    outcome = measured(monkeypatch, warm_lookup, warm_lookup.FBGEMM, ROWS=20_000, CALLS_A_SLICE=2)
+    assert len(outcome.ours.slices) == 3
+    assert outcome.note == ""
+    if outcome.absent:
+        assert sides == ["the table"]
+        pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.theirs.slices) == 3
+    assert sides == ["the table", "FBGEMM"]
+
+
+def test_warm_lookup_of_wrong_rows_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Reader.lookup
+
+    def lookup(reader: Reader, ids: NDArray[np.uint64]) -> int:
+        missed = right(reader, ids)
+        reader.rows[-1, -1] += 1
+        return missed
+
+    monkeypatch.setattr(Reader, "lookup", lookup)
+    with pytest.raises(RowsDiffer, match="the table answered"):
+        measured(monkeypatch, warm_lookup, warm_lookup.NUMPY, ROWS=20_000, CALLS_A_SLICE=2)
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +163,75 @@ def test_http_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(outcome.theirs.slices) == 3
 
 
-def test_http_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = measured(monkeypatch, http_lookup, ROWS=8_000, OUR_CALLS=2, THEIR_CALLS=1)
+@pytest.mark.parametrize("pair", [http_lookup.TCP, http_lookup.UNIX], ids=lambda pair: pair.name)
+def test_http_lookup(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+    sides = sides_held(monkeypatch, http_lookup)
+    outcome = measured(monkeypatch, http_lookup, pair, ROWS=8_000, OUR_CALLS=2, THEIR_CALLS=1)
     assert len(outcome.ours.slices) == 3
     if outcome.absent:
+        assert sides == ["the service"]
         pytest.skip(f"our side ran; {outcome.absent}")
     assert len(outcome.theirs.slices) == 3
+    assert sides == ["the service", "Redis"]
+
+
+def test_http_lookup_of_wrong_rows_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_service, "import_table", _import_with_a_wrong_row)
+    with pytest.raises(RowsDiffer, match="the service answered"):
+        measured(monkeypatch, http_lookup, http_lookup.TCP, ROWS=1_000, OUR_CALLS=2, THEIR_CALLS=1)
+
+
+def _import_with_a_wrong_row(client: Client, dataset: Dataset) -> None:
+    dataset.rows[17, 3] += 1
+    import_table(client, dataset)
+    dataset.rows[17, 3] -= 1
+
+
+@pytest.mark.parametrize("pair", [http_sockets.LOOKUP, http_sockets.LARGE], ids=lambda pair: pair.name)
+def test_http_sockets(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+    sides = sides_held(monkeypatch, http_sockets)
+    outcome = measured(monkeypatch, http_sockets, pair, ROWS=8_000, CALLS_A_SLICE=2, LARGE_CALLS=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert sides == ["the service", "the socket"]
+
+
+def test_http_sockets_that_carry_other_bytes_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Exchange.__call__
+
+    def call(exchange: Exchange, request: bytes) -> memoryview:
+        reply = right(exchange, request)
+        reply[len(reply) // 2] ^= 1
+        return reply
+
+    monkeypatch.setattr(Exchange, "__call__", call)
+    with pytest.raises(RowsDiffer, match="the socket answered"):
+        measured(monkeypatch, http_sockets, http_sockets.LOOKUP, ROWS=8_000)
+
+
+def test_http_bags(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, http_bags)
+    outcome = measured(monkeypatch, http_bags, ROWS=500, BAGS=8, BAG_IDS=5, OUR_CALLS=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert sides == ["the service"] * 26 + ["NumPy"] * 26
+
+
+def test_http_bags_that_are_wrong_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_lookup(monkeypatch, "lookup_bags")
+    with pytest.raises(RowsDiffer, match="the service, table t00, answered"):
+        measured(monkeypatch, http_bags, ROWS=100, BAGS=8, BAG_IDS=5)
+
+
+def test_dlrm_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, dlrm_query)
+    outcome = measured(monkeypatch, dlrm_query, ROWS=500, SAMPLES=10, CALLS_A_SLICE=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert sides == ["the service", "np.take"] * 26
+
+
+def test_dlrm_query_with_wrong_rows_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_lookup(monkeypatch)
+    with pytest.raises(RowsDiffer, match="the service, table t00, answered"):
+        measured(monkeypatch, dlrm_query, ROWS=100, SAMPLES=2)
 
 
 def test_update_durable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +286,12 @@ def test_absent_peer_is_a_remark_and_no_error(monkeypatch: pytest.MonkeyPatch) -
     assert absent.startswith("no redis-server on PATH")
 
 
-def test_http_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = measured(monkeypatch, http_small, ROWS=8_000, CALLS_A_SLICE=5)
-    assert len(outcome.theirs.slices) == 3
+@pytest.mark.parametrize("pair", [http_small.P50, http_small.P99], ids=lambda pair: pair.name)
+def test_http_small(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+    sides = sides_held(monkeypatch, http_small)
+    outcome = measured(monkeypatch, http_small, pair, ROWS=8_000, CALLS_A_SLICE=5, P99_CALLS=200)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert sides == ["the service", "the bare app"]
 
 
 def test_startup_with_a_warm_cache(monkeypatch: pytest.MonkeyPatch) -> None:
