@@ -17,8 +17,9 @@ from loadtest.compare import compare
 from loadtest.pairs.base import Outcome, Pair
 from loadtest.pairs.registry import ALL, selected
 from loadtest.records import Goal, Report
-from loadtest.report import figure, markdown, print_report
+from loadtest.report import markdown, print_report
 from loadtest.slices import Figures
+from loadtest.tables import figure
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""What stands in for packages that need a machine of their own; put this folder on a process's PYTHONPATH."""
