@@ -2,7 +2,7 @@
 #
 #   make demo   [DATA=DIR] [DEMO_ONCE=1]   start a service, fill it, replay lookups, print a table, serve on
 #   make test   [ARGS="-k name"]           run the tests
-#   make gpu-check [ARGS="--out DIR"]      check and measure the hot tier on a GPU; needs CuPy, NumPy and Numba alone
+#   make gpu-check [ARGS="--only smoke"]   check and measure the hot tier on a GPU; see docs/operations.md
 #   make lint   make types   make bench   make setup   make clean
 
 PYTHON ?= python3
