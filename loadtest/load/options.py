@@ -22,6 +22,11 @@ class ArrivalsName(StrEnum):
     closed = "closed"
 
 
+class OpenArrivalsName(StrEnum):
+    poisson = "poisson"
+    constant = "constant"
+
+
 class RowDtype(StrEnum):
     f32 = "f32"
     f16 = "f16"
@@ -105,6 +110,7 @@ Arrivals = Annotated[
     ArrivalsName,
     typer.Option(help="Open loop: poisson, constant. Closed loop: closed.", rich_help_panel=_LOAD),
 ]
+OpenArrivals = Annotated[OpenArrivalsName, typer.Option(help="poisson or constant.", rich_help_panel=_LOAD)]
 Rate = Annotated[
     float | None,
     typer.Option(help="Requests a second: 500; of dlrm 10.", min=0.001, rich_help_panel=_LOAD, show_default=False),
@@ -117,6 +123,10 @@ Warmup = Annotated[float, typer.Option(help="Seconds of load before the window."
 Duration = Annotated[float, typer.Option(help="Seconds of the window.", min=0.1, rich_help_panel=_LOAD)]
 Slo = Annotated[
     float, typer.Option(help="Milliseconds within which an answer is good.", min=0.001, rich_help_panel=_LOAD)
+]
+Precision = Annotated[
+    float,
+    typer.Option(help="How far the ends of the bracket are apart, as a share.", min=0.01, rich_help_panel=_LOAD),
 ]
 
 Json = Annotated[Path | None, typer.Option(help="Write the report here as JSON.", dir_okay=False, rich_help_panel=_OUT)]

@@ -21,6 +21,8 @@ from loadtest.load.tally import Tally
 
 SCHEMA: Final = "embcache-loadtest"
 VERSION: Final = 1
+LEAST_MS: Final = 1e-4
+"""Below what histograms tell apart, a time is none."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 Report = dict[str, Any]
@@ -86,15 +88,16 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
 def _op(window: Tally, op: str) -> dict[str, Any]:
     counts = {what: window.counts[f"{op}.{what}"] for what in ("offered", "answered", "errors", "not_sent", "good")}
     more = {what: window.counts[f"{op}.{what}"] for what in ("finished", "ids")}
-    response = window.response(op)
+    response, service = window.response(op), window.named(f"{op}.service")
     return {
         **counts,
         **more,
         "sent_bytes": window.counts[f"{op}.sent"],
         "received_bytes": window.counts[f"{op}.received"],
         "response_ms": times_of(response),
-        "service_ms": times_of(window.named(f"{op}.service")),
-        "histogram": response.encoded(),
+        "service_ms": times_of(service),
+        "response_histogram": response.encoded(),
+        "service_histogram": service.encoded(),
     }
 
 
@@ -105,7 +108,8 @@ def times_of(latencies: Latencies) -> dict[str, Any] | None:
     """
     if not latencies.count:
         return None
-    values = latencies.percentiles_ms([*PERCENTILES, 100.0])
+    found = latencies.percentiles_ms([*PERCENTILES, 100.0])
+    values = {p: value if value >= LEAST_MS else 0.0 for p, value in found.items()}
     known = {p: latencies.count * (100 - p) / 100 >= 0.999 for p in PERCENTILES}
     named = {f"p{p:g}": values[p] if known[p] or p == 50 else None for p in PERCENTILES}
     return {"count": latencies.count, "mean": latencies.mean_ms, **named, "max": values[100.0]}

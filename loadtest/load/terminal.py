@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -21,6 +21,10 @@ from loadtest.tables import figure
 
 _EVERY_S: Final = 1.0
 _COLUMNS: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+
+
+Seen = Callable[[Outcome, float], object]
+"""As Fleet.run calls it: with what was counted so far, and the seconds since the first arrival."""
 
 
 class View:
@@ -44,10 +48,13 @@ class View:
 
 
 @contextmanager
-def view_of(console: Console) -> Iterator[View]:
-    """A view for the block; it is drawn only when told, so that no thread of its own shows in the times."""
+def view_of(console: Console, *, quiet: bool = False) -> Iterator[Seen]:
+    """A view for the block; it is drawn only when told, so that no thread of its own shows in the times.
+
+    quiet: says nothing where there is no terminal.
+    """
     if not console.is_terminal:
-        yield View(console, None)
+        yield (lambda outcome, at_s: None) if quiet else View(console, None)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield View(console, live)
@@ -93,6 +100,14 @@ def _panel(outcome: Outcome, line: str) -> Table:
     done = f"{window.total('answered'):,} answered, {window.total('errors'):,} errors in the window so far"
     table.add_row("", Text(done, style="dim"))
     return table
+
+
+def print_search(report: Report, console: Console) -> None:
+    """What a search tried and found."""
+    for step in (*report["steps"], *report["overload"]):
+        console.print(step_line(step), highlight=False, markup=False, soft_wrap=True)
+    for line in search_lines(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_run(report: Report, console: Console) -> None:
@@ -153,6 +168,39 @@ def remarks(report: Report) -> list[str]:
     if report["service"]["agree"] is False:
         counted, here = report["service"]["counted"]["lookups"], report["service"]["answered_lookups"]
         lines.append(f"The service counted {counted:,} lookups meanwhile, {here:,} were answered here.")
+    return lines
+
+
+def step_line(step: dict[str, Any]) -> str:
+    """One step of a search."""
+    verdict = "held" if step["held"] else f"missed: {step['why']}"
+    fault = "" if step["kept_up"] else "  (the generators were slow themselves)"
+    what = f"{step['factor']:g}x" if step["purpose"] == "overload" else step["purpose"]
+    return (
+        f"{what:<7} {step['rate']:9,.0f}/s  answered {step['answered_per_s']:,.0f}/s  in time "
+        f"{step['good_per_s']:,.0f}/s  p50 {step['p50_ms']:.2f}  p99 {step['p99_ms']:.2f} ms  {verdict}{fault}"
+    )
+
+
+def search_lines(report: Report) -> list[str]:
+    """What a search found, in words."""
+    found, slo = report["found"], f"{report['settings']['slo_ms']:g} ms"
+    lines = ["NOT COMPLETE: it was interrupted."] if report["interrupted"] else []
+    low, high = found["bracket"]
+    if low is None:
+        lines.append(f"No rate was found whose p99 stays within {slo}" + (f", down to {high:,.1f}/s." if high else "."))
+    elif high is None:
+        lines.append(f"p99 stayed within {slo} up to {low:,.0f}/s, the highest rate that was tried.")
+    else:
+        lines.append(f"p99 stays within {slo} at {low:,.0f}/s, and does not at {high:,.0f}/s.")
+    if found["knee"] is not None:
+        lines.append(f"The knee (the most requests for their mean time) of the rates tried: {found['knee']:,.0f}/s.")
+    lines += [
+        f"At {step['factor']:g} times that rate {step['good_per_s']:,.0f}/s are answered within {slo}."
+        for step in report["overload"]
+    ]
+    if not found["generators_kept_up"]:
+        lines.append("In some steps the generators were slow themselves: the service may do better than this.")
     return lines
 
 
