@@ -6,7 +6,7 @@ import contextlib
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cupy
@@ -20,6 +20,7 @@ from embcache.host.waiting import await_word
 _MAPPED = runtime.hostAllocMapped | runtime.hostAllocPortable
 _ANY_DIRECTION = 4  # cudaMemcpyDefault: the addresses say which it is
 _SUCCESS, _NOT_READY = 0, 600  # of cudaError_t
+_ON_DEVICE = (2, 3)  # of cudaMemoryType: the device's, and managed
 _SPIN_S, _NAP_S = 200e-6, 50e-6
 # Pinned memory that nothing looks into any more. It is freed when more is wanted, not when its last array dies: freeing
 # waits for all that the device runs, and for ever where a launch hangs, whichever thread the array happens to die in.
@@ -161,13 +162,19 @@ class CudaDevice:
             return cupy.empty(shape, dtype)
 
     def address(self, array: Any) -> int:
-        held = cupy.asarray(array) if hasattr(array, "__cuda_array_interface__") else None
-        if held is None or held.device.id != self._number or not held.flags.c_contiguous:
+        held = getattr(array, "__cuda_array_interface__", None)
+        if held is None or not _is_contiguous(held) or not self._has(int(held["data"][0])):
             raise TypeError(f"an array on {self.name} is needed, C-contiguous, not {type(array).__name__}")
-        return int(held.data.ptr)
+        return int(held["data"][0])
 
     def check(self) -> None:
         self._has_ended(runtime.streamQuery, self._own.ptr)
+
+    def _has(self, address: int) -> bool:
+        """Whether an address is one of this device's memory, or of an array without elements."""
+        with self._doing("does not know %d", address):
+            where = runtime.pointerGetAttributes(address) if address else None
+        return where is None or (where.type in _ON_DEVICE and where.device == self._number)
 
     def _has_ended(self, query: Callable[[int], int], what: int) -> bool:
         """Ask the driver of an event or a stream. These queries tell of errors by their value, earlier ones too."""
@@ -231,6 +238,19 @@ def _compiled(text: str, capability: str) -> bytes:
         raise DeviceError(f"NVRTC {nvrtc.getVersion()} does not compile for sm_{capability}: {error} {said}") from None
     finally:
         nvrtc.destroyProgram(program)
+
+
+def _is_contiguous(held: Mapping[str, Any]) -> bool:
+    """Whether an array, as its __cuda_array_interface__ tells of it, is C-contiguous."""
+    strides = held.get("strides")
+    if strides is None or 0 in held["shape"]:
+        return True
+    wanted = np.dtype(held["typestr"]).itemsize
+    for length, stride in zip(reversed(held["shape"]), reversed(strides), strict=True):
+        if length > 1 and stride != wanted:
+            return False
+        wanted *= length
+    return True
 
 
 def _packed(args: Sequence[int]) -> tuple[np.uint64, ...]:

@@ -66,6 +66,89 @@ def test_the_double_is_called_as_cupy_is() -> None:
     assert int(done.stdout) > 30
 
 
+# With the double for CuPy: what the device makes of arrays, and of failures.
+_DEVICE = """
+import cupy, gc
+from cupy.cuda import runtime
+from cupy.cuda.runtime import CUDARuntimeError
+from embcache.gpu.cuda import CudaDevice, _packed
+from embcache.gpu.device import DeviceError
+
+class Array:
+    def __init__(self, address, shape, strides=None):
+        self.__cuda_array_interface__ = {
+            "version": 3, "typestr": "<f4", "data": (address, False), "shape": shape, "strides": strides,
+        }
+
+def refuses(kind, call, *arguments):
+    try:
+        call(*arguments)
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"{call} did not fail")
+
+device = CudaDevice(0)
+memory, pinned = device.allocate(1024), device.pinned(1024)
+assert device.address(Array(memory.address, (4, 8))) == memory.address
+assert device.address(Array(memory.address + 32, (4, 8), (32, 4))) == memory.address + 32
+assert device.address(Array(memory.address, (1, 8), (4000, 4))) == memory.address
+assert device.address(Array(0, (0, 8))) == 0
+for array in (Array(memory.address, (4, 4), (32, 4)), Array(memory.address, (4, 8), (4, 16)), pinned,
+              Array(pinned.ctypes.data, (4, 8)), Array(4096, (4, 8))):
+    assert "C-contiguous" in refuses(TypeError, device.address, array)
+
+# Pinned memory is freed when more is wanted, and not when its last array dies.
+freed = []
+runtime.freeHost = freed.append
+address = pinned.ctypes.data
+del pinned, array
+gc.collect()
+assert freed == []
+other = device.pinned(64)
+assert freed == [address]
+
+def fails(*_):
+    raise CUDARuntimeError(700)
+
+stream, event = device.stream(), device.event()
+for name, call in (
+    ("malloc", lambda: device.allocate(64)),
+    ("hostAlloc", lambda: device.pinned(64)),
+    ("memGetInfo", lambda: device.free_bytes),
+    ("memcpyAsync", lambda: device.copy(memory.address, memory.address + 64, 64, stream)),
+    ("memsetAsync", lambda: device.clear(memory.address, 64, stream)),
+    ("eventRecord", lambda: device.record(event, stream)),
+    ("streamWaitEvent", lambda: device.follow(stream, event)),
+    ("launched", lambda: device.launch("clear_bytes", stream, 1, 128, (memory.address, 64))),
+    ("setDevice", device.event),
+):
+    whole = getattr(runtime, name)
+    setattr(runtime, name, fails)
+    said = refuses(DeviceError, call)
+    assert said.startswith("emulated through a double of CuPy (device 0) ") and said.endswith("cudaError 700"), said
+    setattr(runtime, name, whole)
+runtime.eventQuery = runtime.streamQuery = lambda _: 719
+for call in (lambda: device.done(event), lambda: device.wait(event, 1), device.check):
+    assert "has failed: cudaError 719" in refuses(DeviceError, call)
+assert "cudaError 719" in refuses(DeviceError, device.wait_word, other.ctypes.data, 1, 0.0)
+assert [int(each) for each in _packed((-1, 1 << 63, 7))] == [(1 << 64) - 1, 1 << 63, 7]
+"""
+
+
+def test_arrays_are_told_apart_and_failures_are_device_errors() -> None:
+    paths = os.pathsep.join([str(ROOT / "tests/doubles"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", _DEVICE],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def checked(out: Path, *stages: str, tools: Path | None = None) -> tuple[int, list[dict[str, Any]]]:
     """The status and the lines of a check of CUDA device 0, small, with the double for CuPy."""
     words = [word for stage in stages for word in ("--only", stage)]
@@ -113,7 +196,7 @@ def test_what_the_sanitizer_finds_fails_the_stage(tmp_path: Path, errors: int) -
     status, lines = checked(tmp_path, "sanitizer", tools=tmp_path)
     assert status == (errors > 0)
     assert [line["errors"] for line in lines if line.get("tool") == "memcheck"] == [errors]
-    assert lines[-1]["outcome"].startswith("FAILED: AssertionError(\"memcheck ended" if errors else "passed")
+    assert lines[-1]["outcome"].startswith('FAILED: AssertionError("memcheck ended' if errors else "passed")
     assert ("racecheck" in [line.get("tool") for line in lines]) == (errors == 0)
     assert "'outcome': 'passed'" in (tmp_path / "memcheck.txt").read_text()
 

@@ -16,14 +16,14 @@ class Stage(NamedTuple):
 STAGES = (
     Stage("smoke", "tests.gpucheck.smoke", 40),
     Stage("contract", "tests.gpucheck.contract", 50),
-    Stage("stress", "tests.gpucheck.stress", 60),
+    Stage("stress", "tests.gpucheck.stress", 55),
     Stage("sanitizer", "tests.gpucheck.sanitizer", 70),
     Stage("ceilings", "tests.gpucheck.ceilings", 30),
     Stage("figures", "tests.gpucheck.figures64", 60),
     Stage("figures", "tests.gpucheck.figures8", 25),
     Stage("figures", "tests.gpucheck.figures128", 50),
-    Stage("figures", "tests.gpucheck.figures_large", 30),
-    Stage("sweep", "tests.gpucheck.sweep", 35),
+    Stage("figures", "tests.gpucheck.figures_large", 25),
+    Stage("sweep", "tests.gpucheck.sweep", 45),
     Stage("ncu", "tests.gpucheck.counters", 30),
 )
 NAMES = tuple(dict.fromkeys(stage.name for stage in STAGES))

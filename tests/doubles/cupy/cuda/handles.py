@@ -28,3 +28,7 @@ class Handles(Generic[Thing]):
 
     def remove(self, number: int) -> None:
         del self._things[number]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(number, bytes) of each, of memory."""
+        return [(number, getattr(thing, "nbytes", 0)) for number, thing in self._things.items()]

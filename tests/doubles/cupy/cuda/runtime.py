@@ -1,6 +1,6 @@
 """The calls of CUDA's runtime. Their signatures are CuPy's."""
 
-# ruff: noqa: N802, N816 - the names are CUDA's
+# ruff: noqa: N802, N803, N816 - the names are CUDA's
 from __future__ import annotations
 
 import threading
@@ -46,6 +46,19 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
 
 def memGetInfo() -> tuple[int, int]:
     return (MACHINE[-1].free_bytes if MACHINE else 1 << 29), 1 << 29
+
+
+class PointerAttributes:
+    def __init__(self, device: int, devicePointer: int, hostPointer: int, type: int = -1) -> None:
+        self.device, self.devicePointer, self.hostPointer, self.type = device, devicePointer, hostPointer, type
+
+
+def pointerGetAttributes(ptr: int) -> PointerAttributes:
+    for kind, things in ((2, _memory), (1, _pinned)):
+        for begin, size in things.sizes():
+            if begin <= ptr < begin + size:
+                return PointerAttributes(0, ptr, ptr, kind)
+    return PointerAttributes(-2, 0, ptr, 0)
 
 
 def malloc(size: int) -> int:
