@@ -118,6 +118,7 @@ def test_a_stage_that_fails_is_told_and_the_others_run(
     bodies = {
         "broken": "raise ValueError('7 rows are torn')",
         "killed": "os.abort()",
+        "silent": "os._exit(1)",
         "whole": "yield {'more': 1}",
         "lacking": "from tests.gpucheck.check import Skipped; raise Skipped('no such tool')",
     }
@@ -126,11 +127,12 @@ def test_a_stage_that_fails_is_told_and_the_others_run(
     assert outcomes(lines_of(tmp_path)) == [
         ("broken", "FAILED: ValueError('7 rows are torn')"),
         ("killed", "FAILED: its process ended with SIGABRT"),
+        ("silent", "FAILED: its process ended with 1"),
         ("whole", "passed"),
         ("lacking", "skipped: no such tool"),
     ]
     assert sum("began" in line for line in lines_of(tmp_path)) == len(stages)
-    assert run_stages(run, stages[2:], 400) == 0
+    assert run_stages(run, stages[3:], 400) == 0
     capfd.readouterr()
 
 

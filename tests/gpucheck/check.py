@@ -131,6 +131,8 @@ class Check:
 
 
 class _Timing:
+    """See Check.timing."""
+
     def __init__(self, device: Device, stream: Stream) -> None:
         self._device, self._stream = device, stream
         self._seconds = 0.0
@@ -143,9 +145,11 @@ class _Timing:
         if error is None:
             self._seconds = self._end()
 
-    def _begin(self) -> None: ...
+    def _begin(self) -> None:
+        raise NotImplementedError
 
     def _end(self) -> float:
+        """Seconds since `_begin`."""
         raise NotImplementedError
 
 

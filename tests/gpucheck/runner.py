@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.gpucheck.stages import Stage
 
-PASSED, FAILED, SKIPPED = 0, 1, 3  # how the process of a stage ends, once it has written its outcome
+PASSED, FAILED, SKIPPED = 0, 10, 11  # how the process of a stage ends, once it has written its outcome
 FILE = "gpu-check.jsonl"
 _ROOT = Path(__file__).parents[2]
 _GRACE_S = 5.0  # for what a killed process leaves on the device to go away
