@@ -124,13 +124,16 @@ bits_float = _bitcaster(types.uint32, types.float32, ir.FloatType())
 
 @intrinsic
 def prefetch(_context: Any, _address: Any) -> Any:
-    """Ask for the cache line at an address, to be read soon and kept in the second level."""
+    """Ask for the cache line at an address to come into the second level.
+
+    More requests can wait there than at the first level, whose few places would be taken by a row or two.
+    """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         pointer = _pointer(builder, arguments[0], ir.IntType(8))
         function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

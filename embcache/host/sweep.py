@@ -37,13 +37,13 @@ from embcache.host.rows import copy_bytes
 from embcache.host.segment import COUNT, ENTRY, IDS, MISSES, OUT, ROW_BYTES, STATUS, WARM
 from embcache.host.sets import FIRST, OCCUPIED, hash_id, is_even, set_of
 
-BLOCK = 8
-LAG = 16  # ids from one step to the next
+BLOCK = 16
+LAG = 32  # ids from one step to the next
 SAMPLE = 32  # one id in so many is reported as used
 RING_HEAD = 64  # bytes before a use ring's first word
 
 # What is noted of the latest NOTES ids: the addresses of head and row, and the stamp.
-NOTES = 64  # a power of two, and at least 2 * LAG + BLOCK
+NOTES = 128  # a power of two, and at least 2 * LAG + BLOCK
 _HEADS, _ROWS, _STAMPS = (8 * NOTES * i for i in range(3))
 NOTE_BYTES = 3 * 8 * NOTES
 _LAST_WAY = np.uint64(1 << WAYS)
