@@ -11,7 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from loadtest.load.asked import OPS
 from loadtest.load.fleet import Outcome
@@ -20,6 +19,7 @@ from loadtest.load.tally import SERIES_DIGITS, Tally
 from loadtest.tables import figure
 
 _EVERY_S: Final = 1.0
+_BEHIND_S: Final = 1.0  # generators tell what they counted twice a second
 _COLUMNS: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 
 
@@ -33,18 +33,16 @@ class View:
     def __init__(self, console: Console, live: Live | None) -> None:
         self._console, self._live = console, live
         self._told_s = 0.0
-        self._step = -1
 
     def __call__(self, outcome: Outcome, at_s: float) -> None:
         """As Fleet.run calls it."""
         if time.monotonic() - self._told_s < _EVERY_S or at_s < 0:
             return
         self._told_s = time.monotonic()
-        line = _line(outcome, at_s)
         if self._live is None:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(_line(outcome, at_s), highlight=False, markup=False, soft_wrap=True)
         else:
-            self._live.update(_panel(outcome, line), refresh=True)
+            self._live.update(_panel(outcome, at_s), refresh=True)
 
 
 @contextmanager
@@ -61,44 +59,59 @@ def view_of(console: Console, *, quiet: bool = False) -> Iterator[Seen]:
 
 
 def _recent(outcome: Outcome, at_s: float) -> tuple[Tally, float]:
-    """What the last second or so counted, of intervals that are over and reported; -> it and its seconds."""
+    """What the last second that all generators have told of counted; -> it and its seconds."""
     series = outcome.series
-    span = max(1, round(1.0 / series.interval_s))
-    over = [tally for start_s, tally in series if start_s + series.interval_s <= at_s - 2 * _EVERY_S / 2]
+    told = [tally for start_s, tally in series if start_s + series.interval_s <= at_s - _BEHIND_S]
+    last = told[-max(1, round(1.0 / series.interval_s)) :]
     joined = Tally(SERIES_DIGITS)
-    for tally in over[-span:]:
+    for tally in last:
         joined.add(tally)
-    return joined, max(len(over[-span:]), 1) * series.interval_s
+    return joined, max(len(last), 1) * series.interval_s
+
+
+def _figures(tally: Tally, seconds: float | None = None) -> dict[str, str]:
+    """What is said of a tally, by name. seconds: how long it took, for rates instead of counts."""
+
+    def counted(count: int) -> str:
+        return f"{count:,}" if seconds is None else f"{count / seconds:,.0f}/s"
+
+    said = {"offered": counted(tally.total("offered")), "answered": counted(tally.total("answered"))}
+    for op in OPS:
+        times = tally.response(op)
+        if times.count:
+            found = times.percentiles_ms([50.0, 99.0])
+            said[op] = f"p50 {found[50.0]:.2f} p99 {found[99.0]:.2f} ms"
+    total = max(sum(tally.by_tier().values()), 1)
+    said["tiers"] = " ".join(f"{tier} {count / total:.1%}" for tier, count in tally.by_tier().items()) or "-"
+    if tally.named("visible").count:
+        said["updates visible"] = f"p99 {tally.named('visible').percentile_ms(99):.1f} ms"
+    said["failed"] = counted(tally.total("errors") + tally.total("not_sent"))
+    return said
+
+
+def _stage(outcome: Outcome, at_s: float) -> str:
+    plan = outcome.plan
+    if at_s < plan.warmup_s:
+        return "warm-up"
+    return "window" if at_s < plan.warmup_s + plan.duration_s else "draining"
 
 
 def _line(outcome: Outcome, at_s: float) -> str:
+    figures = "  ".join(f"{name} {said}" for name, said in _figures(*_recent(outcome, at_s)).items())
+    return f"{at_s:6.1f} s {_stage(outcome, at_s):<8} {figures}"
+
+
+def _panel(outcome: Outcome, at_s: float) -> Table:
     plan = outcome.plan
-    recent, seconds = _recent(outcome, at_s)
-    phase = "warm-up" if at_s < plan.warmup_s else ("window" if at_s < plan.warmup_s + plan.duration_s else "draining")
-    parts = [
-        f"{at_s:6.1f} s {phase:<8}",
-        f"offered {recent.total('offered') / seconds:,.0f}/s",
-        f"answered {recent.total('answered') / seconds:,.0f}/s",
-    ]
-    for op in OPS:
-        times = recent.response(op)
-        if times.count:
-            found = times.percentiles_ms([50.0, 99.0])
-            parts.append(f"{op} p50 {found[50.0]:.2f} p99 {found[99.0]:.2f} ms")
-    total = max(sum(recent.by_tier().values()), 1)
-    parts += [f"{tier} {count / total:.1%}" for tier, count in recent.by_tier().items()]
-    failed = recent.total("errors") + recent.total("not_sent")
-    parts.append(f"failed {failed / seconds:,.0f}/s")
-    return "  ".join(parts)
-
-
-def _panel(outcome: Outcome, line: str) -> Table:
-    table = Table.grid(padding=(0, 2))
-    head, *rest = line.strip().split("  ")
-    table.add_row(Text(head, style="bold"), "  ".join(rest))
-    window = outcome.window
-    done = f"{window.total('answered'):,} answered, {window.total('errors'):,} errors in the window so far"
-    table.add_row("", Text(done, style="dim"))
+    left_s = max(plan.warmup_s + plan.duration_s - at_s, 0)
+    title = f"{at_s:.0f} s, {_stage(outcome, at_s)}, {left_s:.0f} s to go"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for column in ("", "last second", "window so far"):
+        table.add_column(column, no_wrap=True)
+    recent = _figures(*_recent(outcome, at_s))
+    window = _figures(outcome.window) if outcome.window.counts else {}
+    for name in dict.fromkeys([*recent, *window]):
+        table.add_row(name, recent.get(name, "-"), window.get(name, "-"))
     return table
 
 
