@@ -187,6 +187,7 @@ class CudaDevice:
     def _function(self, kernel: str) -> Any:
         function = self._functions.get(kernel)
         if function is None:
+            runtime.memGetInfo()  # gives a new thread the device's context, without which the driver does nothing
             function = self._module.get_function(kernel)
             # Modules are loaded lazily, a kernel when it is first asked about: not in the middle of a capture.
             driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_NUM_REGS, function.ptr)

@@ -63,14 +63,17 @@ def _gathered(check: Check, stream: Stream, row_bytes: int) -> Line:
         for _ in range(check.of(4, 2))
     ]
 
+    last = 0
+
     def turn(k: int) -> None:
-        at = places[k % len(places)].address
-        arguments = (table.address, at, count, pieces.bit_length() - 1, out.address)
+        nonlocal last
+        last = places[k % len(places)].address
+        arguments = (table.address, last, count, pieces.bit_length() - 1, out.address)
         check.threads("gather", stream, -(-count * pieces // 4), arguments)
 
     seconds = check.seconds(stream, turn, _TURNS, _SAMPLES)
-    last = check.get(places[(_TURNS * (_SAMPLES + 1) - 1) % len(places)].address, count, np.uint32, stream)
+    gathered = check.get(last, count, np.uint32, stream).astype(np.uint64)
     first_words = check.get(out.address, count * row_bytes // 8, np.uint64, stream)[:: row_bytes // 8]
-    made = last.astype(np.uint64) * np.uint64(row_bytes // 8) + np.uint64(1)
+    made = gathered * np.uint64(row_bytes // 8) + np.uint64(1)
     assert (first_words == made * np.uint64(0x9E3779B97F4A7C15)).all(), "the gather did not copy what it was to"
     return measured(f"gather-{row_bytes}", rate(2 * count * row_bytes, seconds) / 1e12) | spread(seconds)

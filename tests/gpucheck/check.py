@@ -22,6 +22,7 @@ Lines = Iterator[Line]
 GIB = 1 << 30
 THREADS = 128
 VERSION = 7
+_WARM_S = 0.2
 LIMIT_S = 60.0  # what runs on the device for longer hangs
 _EMULATED_BYTES = 1 << 29
 
@@ -88,15 +89,21 @@ class Check:
     def seconds(self, stream: Stream, turn: Callable[[int], None], turns: int, samples: int) -> list[float]:
         """What one turn takes on the device, in seconds, `samples` times: each is of `turns` turns, one behind another.
 
-        turn(k) puts its work on the stream; k counts on from sample to sample. The first sample is not counted.
+        turn(k) puts its work on the stream; k counts on from sample to sample. The first samples are not counted, until
+        the device has worked long enough for its clocks to have risen.
         """
-        times = []
-        for sample in range(samples + 1):
+        times: list[float] = []
+        warm = time.perf_counter() + (0.0 if self.small else _WARM_S)
+        counted, k = False, 0
+        while len(times) < samples:
             with self.timing(stream) as took:
-                for k in range(turns):
-                    turn(sample * turns + k)
-            times.append(took() / turns)
-        return times[1:]
+                for _ in range(turns):
+                    turn(k)
+                    k += 1
+            if counted:
+                times.append(took() / turns)
+            counted = time.perf_counter() >= warm
+        return times
 
     def timing(self, stream: Stream) -> _Timing:
         """`with check.timing(stream) as took: ...`, then took(): seconds that what the body put on the stream ran."""

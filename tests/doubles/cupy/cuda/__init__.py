@@ -108,11 +108,13 @@ class Module:
         self.ptr = 0
 
     def load(self, cubin: bytes) -> None:
+        runtime.memGetInfo()
         self.ptr = 1
         MACHINE.append(EmulatedDevice(source=cubin.decode(), memory_bytes=1 << 29))
 
     def get_function(self, name: str) -> Function:
         assert self.ptr, "no module is loaded"
+        runtime.check_context()
         return Function(self, name)
 
 
@@ -132,6 +134,7 @@ class Function:
         enable_cooperative_groups: bool = False,
     ) -> None:
         assert stream is not None
+        runtime.memGetInfo()
         assert all(type(argument) is np.uint64 for argument in args), "kernels read 8 bytes of each"
         launch: tuple[Any, ...] = (self.name, *grid, *block, [int(argument) for argument in args])
         if stream.captured is not None:

@@ -40,11 +40,17 @@ def setDevice(device: int) -> None:
     _current.device = device
 
 
+def check_context() -> None:
+    """No call of CUDA's: the driver's calls need one that was made for the thread by a call of the runtime's."""
+    assert getattr(_current, "context", False), "this thread has no context"
+
+
 def getDeviceProperties(device: int) -> dict[str, Any]:
     return {"name": b"emulated through a double of CuPy"}
 
 
 def memGetInfo() -> tuple[int, int]:
+    _current.context = True
     return (MACHINE[-1].free_bytes if MACHINE else 1 << 29), 1 << 29
 
 
