@@ -75,7 +75,7 @@ PAIR = Pair(
     "TCP loopback, against fetching as many rows through the same client and pooling them there with NumPy, in the "
     "fastest way found: a request for each table, and reshape and sum rather than np.add.reduceat.",
     unit="M ids/s",
-    peer="NumPy in the client",
+    peer="NumPy",
     goal=Goal(">=", 5),
     measure=measure,
 )

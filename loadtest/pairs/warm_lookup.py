@@ -33,11 +33,11 @@ class _Ours:
         table = BareTable(self.ids, self.rows)
         held = held_ids(table, self.ids)
         reader = Reader(table, LOOKUP_IDS)
-        self._missed: list[int] = []
+        missed = self._missed = list[int]()
         reader.lookup(held[:LOOKUP_IDS])
         same_rows("the table", reader.rows, rows_from_ids(held[:LOOKUP_IDS], DIM))
         self.side = rate_side(
-            lambda query: self._missed.append(reader.lookup(query)),
+            lambda query: missed.append(reader.lookup(query)),
             lambda: held[rng.integers(0, len(held), LOOKUP_IDS)],
             CALLS_A_SLICE,
             LOOKUP_IDS,
@@ -95,7 +95,8 @@ FBGEMM = Pair(
     name="warm-lookup-fbgemm",
     what="The same against FBGEMM's table-batched embedding on the CPU (the op behind "
     "IntNBitTableBatchedEmbeddingBagsCodegen, f32 rows, called without its module, bounds checks off, row numbers of "
-    "32 bits, a bag for each id), one thread, in inference mode, over the same rows by row number.",
+    "32 bits, a bag for each id), one thread, in inference mode, over the same rows by row number. It needs the extra "
+    "`bench-fbgemm`.",
     unit="M ids/s",
     peer="FBGEMM",
     goal=Goal(">=", 1.0),
