@@ -170,10 +170,10 @@ def checked(out: Path, *stages: str, tools: Path | None = None) -> tuple[int, li
 
 
 def test_the_check_passes_through_cuda_py(tmp_path: Path) -> None:
-    status, lines = checked(tmp_path, "smoke", "stress", "ceilings")
+    status, lines = checked(tmp_path, "smoke", "stress", "ceilings", "sweep")
     assert status == 0, lines
     assert {line["device"] for line in lines} == {"emulated through a double of CuPy (device 0)"}
-    assert sum(line.get("outcome") == "passed" for line in lines) == 3
+    assert sum(line.get("outcome") == "passed" for line in lines) == 4
 
 
 def tool(folder: Path, name: str, body: str) -> None:

@@ -40,14 +40,14 @@ class Filled:
         """The share of its ways that hold a row."""
         return self.held / self.pool.ways
 
-    def pick(self, counts: int, sets: int = 1) -> list[Memory]:
-        """`sets` arrays of `counts` ids that are held, in device memory, no id twice; before anything else comes in."""
+    def pick(self, count: int, sets: int = 1) -> list[Memory]:
+        """`sets` arrays of `count` ids that are held, in device memory, no id twice; before anything else comes in."""
         device, stream = self._check.device, self._check.device.stream()
-        places = distinct(np.random.default_rng(1), self.held, counts * sets)
+        places = distinct(np.random.default_rng(1), self.held, count * sets)
         picked = []
         for chosen in np.split(places, sets):
-            at, ids = self._check.put(chosen, stream), device.allocate(8 * counts)
-            self._check.threads("pick_ids", stream, counts, (self._listed.address, at.address, counts, ids.address))
+            at, ids = self._check.put(chosen, stream), device.allocate(8 * count)
+            self._check.threads("pick_ids", stream, count, (self._listed.address, at.address, count, ids.address))
             self._check.finish(stream)
             picked.append(ids)
         return picked

@@ -110,7 +110,8 @@ class Module:
     def load(self, cubin: bytes) -> None:
         runtime.memGetInfo()
         self.ptr = 1
-        MACHINE.append(EmulatedDevice(source=cubin.decode(), memory_bytes=1 << 29))
+        if not MACHINE:  # of modules that come later, the kernels are those of the first
+            MACHINE.append(EmulatedDevice(source=cubin.decode(), memory_bytes=1 << 29))
 
     def get_function(self, name: str) -> Function:
         assert self.ptr, "no module is loaded"

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 Thing = TypeVar("Thing")
 
-MACHINE: list[Any] = []  # one for each module that was loaded; the last one plays
+MACHINE: list[Any] = []  # of one, once a module was loaded
 
 
 class Handles(Generic[Thing]):

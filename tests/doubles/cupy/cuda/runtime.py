@@ -51,7 +51,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
 
 def memGetInfo() -> tuple[int, int]:
     _current.context = True
-    return (MACHINE[-1].free_bytes if MACHINE else 1 << 29), 1 << 29
+    return (MACHINE[0].free_bytes if MACHINE else 1 << 29), 1 << 29
 
 
 class PointerAttributes:
@@ -68,7 +68,7 @@ def pointerGetAttributes(ptr: int) -> PointerAttributes:
 
 
 def malloc(size: int) -> int:
-    memory = MACHINE[-1].allocate(size)
+    memory = MACHINE[0].allocate(size)
     return _memory.add(memory, memory.address)
 
 
@@ -78,7 +78,7 @@ def free(ptr: int) -> None:
 
 def hostAlloc(size: int, flags: int) -> int:
     assert flags == hostAllocPortable | hostAllocMapped
-    array = MACHINE[-1].pinned(size)
+    array = MACHINE[0].pinned(size)
     return _pinned.add(array, array.ctypes.data)
 
 
@@ -88,16 +88,16 @@ def freeHost(ptr: int) -> None:
 
 def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
     assert value == 0
-    MACHINE[-1].clear(ptr, size, _streams[stream])
+    MACHINE[0].clear(ptr, size, _streams[stream])
 
 
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
     assert kind == _DEFAULT
-    MACHINE[-1].copy(dst, src, size, _streams[stream])
+    MACHINE[0].copy(dst, src, size, _streams[stream])
 
 
 def streamCreateWithPriority(flags: int, priority: int) -> int:
-    return _streams.add(MACHINE[-1].stream())
+    return _streams.add(MACHINE[0].stream())
 
 
 def streamDestroy(stream: int) -> None:
@@ -105,9 +105,9 @@ def streamDestroy(stream: int) -> None:
 
 
 def streamSynchronize(stream: int) -> None:
-    event = MACHINE[-1].event()
-    MACHINE[-1].record(event, _streams[stream])
-    assert MACHINE[-1].wait(event, 60)
+    event = MACHINE[0].event()
+    MACHINE[0].record(event, _streams[stream])
+    assert MACHINE[0].wait(event, 60)
 
 
 def streamQuery(stream: int) -> int:
@@ -116,11 +116,11 @@ def streamQuery(stream: int) -> int:
 
 
 def streamWaitEvent(stream: int, event: int, flags: int = 0) -> None:
-    MACHINE[-1].follow(_streams[stream], _events[event])
+    MACHINE[0].follow(_streams[stream], _events[event])
 
 
 def eventCreateWithFlags(flags: int) -> int:
-    return _events.add(MACHINE[-1].event())
+    return _events.add(MACHINE[0].event())
 
 
 def eventDestroy(event: int) -> None:
@@ -128,13 +128,13 @@ def eventDestroy(event: int) -> None:
 
 
 def eventRecord(event: int, stream: int) -> None:
-    MACHINE[-1].record(_events[event], _streams[stream])
+    MACHINE[0].record(_events[event], _streams[stream])
 
 
 def eventQuery(event: int) -> int:
-    return 0 if MACHINE[-1].done(_events[event]) else _NOT_READY
+    return 0 if MACHINE[0].done(_events[event]) else _NOT_READY
 
 
 def launched(stream: int, kernel: str, blocks: int, threads: int, args: list[int]) -> None:
     """No call of CUDA's: a kernel's launch."""
-    MACHINE[-1].launch(kernel, _streams[stream], blocks, threads, args)
+    MACHINE[0].launch(kernel, _streams[stream], blocks, threads, args)
