@@ -97,6 +97,7 @@ class Scene:
         early = [self._begin() for _ in range(self._choose.integers(3))]  # two leave no launch to those that come then
         self._begun = []
         gone = self._table.apply([change], lambda: self._begun.append(self._begin()))
+        self.device.release()
         before = self._held()
         self._take(change, gone.ids, writing)
         after = self._held()
@@ -113,7 +114,10 @@ class Scene:
     def _wait_for_readers(self, stream: Stream) -> None:
         if self._waits:
             self._launcher.hold_back(stream)
-        self._begun.append(self._begin())  # this one runs beside the last steps
+        self._launcher.poll()  # a launch that has ended leaves its place to another
+        if self._choose.random() < 0.5:
+            self.device.hang("look_up")  # until all is published: then nothing but the digests orders it behind that
+        self._begun.append(self._begin())  # else it runs beside the last steps
 
     def _begin(self) -> Asked:
         return self._asker.begin(VERSION, self.ids, self._bags)
