@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -44,6 +46,19 @@ def test_percentiles_at_once_are_those_one_by_one() -> None:
     asked = [50.0, 99.0, 99.9, 100.0]
     assert latencies.percentiles_ms(asked) == {p: latencies.percentile_ms(p) for p in asked}
     assert Latencies().percentiles_ms([50.0]) == {50.0: 0.0}
+
+
+def test_histograms_are_let_go_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        latencies = recorded([1_000_000])
+        again = Latencies.decoded(latencies.encoded())
+        held = [weakref.ref(each._histogram) for each in (latencies, again)]
+        del latencies, again
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_takes_longer_than_an_hour_counts_as_one() -> None:
