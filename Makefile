@@ -22,7 +22,7 @@ test: setup
 
 # Without setting anything up: a GPU machine has its own Python, with CuPy for its driver.
 gpu-check:
-	@PYTHONPATH=clients $(PYTHON) -m tests.gpucheck $(ARGS)
+	@$(PYTHON) -m tests.gpucheck $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check

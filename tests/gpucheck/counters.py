@@ -37,7 +37,7 @@ def run(check: Check) -> Lines:
         check=False,
     )
     (check.out / "ncu.csv").write_text(done.stdout + done.stderr)
-    rows = [line for line in done.stdout.splitlines() if line.startswith('"')]
+    rows = [line for line in done.stdout.splitlines() if line.startswith('"')]  # the rest is what the two say
     if done.returncode or len(rows) < 3:  # names, units, and a launch at least
         raise AssertionError(f"ncu ended with {done.returncode}: {(done.stdout + done.stderr)[-_TAIL:]}")
     names, units, *launches = csv.reader(rows)

@@ -19,6 +19,7 @@ def run(check: Check) -> Lines:
     program = tool("compute-sanitizer")
     for name in ("memcheck", "synccheck"):
         options = ["--tool", name, "--target-processes", "all", "--error-exitcode", str(_FOUND)]
+        options += ["--launch-timeout", "60"]
         options += ["--report-api-errors", "no"]  # libraries ask for entry points that a driver does not have
         done = subprocess.run(
             [program, *options, *child("tests.gpucheck.smoke", check, small=True, patient=True)],
