@@ -17,6 +17,7 @@ from embcache.gpu import kernels
 from embcache.gpu.device import Bytes, DeviceError, Replay
 from embcache.host.waiting import await_word
 
+OPTIONS = ("-std=c++17", "-default-device", "-lineinfo")  # of NVRTC
 _MAPPED = runtime.hostAllocMapped | runtime.hostAllocPortable
 _ANY_DIRECTION = 4  # cudaMemcpyDefault: the addresses say which it is
 _SUCCESS, _NOT_READY = 0, 600  # of cudaError_t
@@ -232,7 +233,7 @@ def _compiled(text: str, capability: str) -> bytes:
     """
     program = nvrtc.createProgram(text, "embcache.cu", (), ())
     try:
-        nvrtc.compileProgram(program, (f"-arch=sm_{capability}", "-std=c++17", "-default-device"))
+        nvrtc.compileProgram(program, (f"-arch=sm_{capability}", *OPTIONS))
         return bytes(nvrtc.getCUBIN(program))
     except nvrtc.NVRTCError as error:
         said = nvrtc.getProgramLog(program).strip()

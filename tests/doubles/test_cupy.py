@@ -66,6 +66,28 @@ def test_the_double_is_called_as_cupy_is() -> None:
     assert int(done.stdout) > 30
 
 
+_TO_PTX = """
+from cupy_backends.cuda.libs import nvrtc
+from embcache.gpu.cuda import OPTIONS
+from embcache.gpu.kernels import source
+
+program = nvrtc.createProgram(source(), "embcache.cu", (), ())
+nvrtc.compileProgram(program, ("-arch=compute_90", *OPTIONS))
+text = nvrtc.getPTX(program)
+assert b"fma" not in text and b".ftz" not in text
+assert b"mul.rn.f32" in text
+"""
+
+
+def test_numbers_are_rounded_as_on_the_host() -> None:
+    """Compiled for a GPU, no product is fused with a sum, and tiny numbers are not made zeros."""
+    pytest.importorskip("cupy_backends", reason="CuPy is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", _TO_PTX], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # With the double for CuPy: what the device makes of arrays, and of failures.
 _DEVICE = """
 import cupy, gc
