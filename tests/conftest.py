@@ -12,8 +12,8 @@ from embcache.gpu.emulated import device
 
 
 def pytest_configure() -> None:
-    """Tests say what they set: variables of whoever runs them would change what is tested."""
-    for variable in [name for name in os.environ if name.startswith("EMBCACHE_")]:
+    """Tests say what they set: variables of whoever runs them would change what is tested. One says on which device."""
+    for variable in [name for name in os.environ if name.startswith("EMBCACHE_") and name != "EMBCACHE_TEST_DEVICE"]:
         del os.environ[variable]
 
 
