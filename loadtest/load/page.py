@@ -15,6 +15,7 @@ from loadtest.load.terminal import remarks, search_lines, summary_line
 from loadtest.tables import figure
 
 _STYLE = Path(__file__).with_name("page.css")
+_STEP_ENDS = ("generators kept up", "held", "why not")
 _COLUMNS = ("count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max")
 
 
@@ -55,9 +56,10 @@ def _run_page(report: Report) -> str:
 
 def _search_page(report: Report) -> str:
     title = f"Load search: {report['settings']['workload']['kind']} at {report['target']['url']}"
-    body = [_head(title, report["started"]), *(f"<p>{escape(line)}</p>" for line in search_lines(report))]
+    body = [_head(title, report["started"])]
+    body += [_warning(line) if line.startswith("NOT ") else f"<p>{escape(line)}</p>" for line in search_lines(report)]
     body += ["<h2>Plots</h2>", _plots([drawn(plot) for plot in search_plots(_alone(report))])]
-    header = ("rate", "for", "answered/s", "in time/s", "p50 ms", "p99 ms", "errors", "not sent", "held", "why not")
+    header = ("rate", "for", "answered/s", "in time/s", "p50 ms", "p99 ms", "errors", "not sent", *_STEP_ENDS)
     steps = [*report["steps"], *report["overload"]]
     body += ["<h2>All steps, in order</h2>", _table(header, [_step_row(step) for step in steps])]
     return _whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
@@ -65,7 +67,8 @@ def _search_page(report: Report) -> str:
 
 def _step_row(step: dict[str, Any]) -> tuple[str, ...]:
     figures = (step["answered_per_s"], step["good_per_s"], step["p50_ms"], step["p99_ms"])
-    counts = (f"{step['errors']:,}", f"{step['not_sent']:,}", "yes" if step["held"] else "no", step["why"])
+    ends = (_said(step["kept_up"]), _said(step["held"]), step["why"])
+    counts = (f"{step['errors']:,}", f"{step['not_sent']:,}", *ends)
     return figure(step["rate"]), step["purpose"], *map(figure, figures), *counts
 
 

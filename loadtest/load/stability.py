@@ -17,6 +17,7 @@ RATE_SPREAD: Final = 0.10  # of the mean
 RATE_SIGMAS: Final = 4.0
 DRIFT: Final = 1.25  # of the median time, from the first half to the second
 DRIFT_MS: Final = 0.25
+DRIFT_TIMES: Final = 100  # in each half: the medians of fewer differ by chance
 TIER_DRIFT: Final = 0.05
 
 LATE_MS: Final = 1.0
@@ -40,7 +41,8 @@ def stability(outcome: Outcome) -> list[Check]:
                way at its end
     rate       each tenth of the window has within 10% of the mean answers, or within 4 standard deviations of a Poisson
                process of that mean
-    latency    the median time of the second half is within 25%, or 0.25 ms, of that of the first: no queue grows
+    latency    the median time of the second half is within 25%, or 0.25 ms, of that of the first: no queue grows; of
+               ops with 100 times in each half
     tiers      no tier's share of the ids moves by more than 5 points from one half to the other: no cache still fills
     """
     parts = window_parts(outcome)
@@ -109,8 +111,10 @@ def _rate(parts: list[Tally]) -> Check:
 def _latency(first: Tally, second: Tally) -> Check:
     moved = []
     for op in OPS:
+        if min(first.response(op).count, second.response(op).count) < DRIFT_TIMES:
+            continue
         before, after = first.response(op).percentile_ms(50), second.response(op).percentile_ms(50)
-        if before and after and max(before, after) > min(before, after) * DRIFT and abs(after - before) > DRIFT_MS:
+        if max(before, after) > min(before, after) * DRIFT and abs(after - before) > DRIFT_MS:
             moved.append(f"the median {op} went from {before:.2f} to {after:.2f} ms")
     return Check("latency", not moved, "; ".join(moved) or "median times of both halves agree")
 

@@ -213,7 +213,9 @@ def search_lines(report: Report) -> list[str]:
         for step in report["overload"]
     ]
     if not found["generators_kept_up"]:
-        lines.append("In some steps the generators were slow themselves: the service may do better than this.")
+        lines.append(
+            "NOT KEPT UP: in some steps the generators were slow themselves; the service may do better than this."
+        )
     return lines
 
 

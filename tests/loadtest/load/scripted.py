@@ -22,11 +22,18 @@ DIM = 4
 
 class Scripted:
     """stall: (number of the lookup before which everything stands still, seconds). refuse_every: each n-th lookup is
-    answered `overloaded`. statuses: of the ids of a lookup, over and over. `asked` counts requests by path.
+    answered `overloaded`. statuses: of the ids of a lookup, over and over. visible_s: how long a lookup waits that
+    gives a position. `asked` counts requests by path.
     """
 
-    def __init__(self, stall: tuple[int, float] | None = None, refuse_every: int = 0, statuses: bytes = b"\2") -> None:
-        self.stall, self.refuse_every, self.statuses = stall, refuse_every, statuses
+    def __init__(
+        self,
+        stall: tuple[int, float] | None = None,
+        refuse_every: int = 0,
+        statuses: bytes = b"\2",
+        visible_s: float = 0.0,
+    ) -> None:
+        self.stall, self.refuse_every, self.statuses, self.visible_s = stall, refuse_every, statuses, visible_s
         self.asked: Counter[str] = Counter()
         self.ids: Counter[int] = Counter()
         self.refused = 0
@@ -36,8 +43,10 @@ class Scripted:
 
     def answer(self, path: str, body: bytes) -> tuple[int, bytes]:
         """(status, body) of the answer."""
+        path = path.partition("?")[0]
+        if path == "/v1/lookup" and msgpack.unpackb(body).get("min_position"):
+            time.sleep(self.visible_s)
         with self.lock:
-            path = path.partition("?")[0]
             self.asked[path] += 1
             if path == "/v1/lookup":
                 return self._lookup(body)

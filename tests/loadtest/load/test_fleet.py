@@ -67,9 +67,9 @@ def test_a_stall_shows_in_the_open_loop_and_is_hidden_by_the_closed_one() -> Non
     with scripted(stall=(200, 1.0)) as service:
         outcome = load(service, replace(SLOW, arrivals="closed", clients=2, warmup_s=0.0))
     response = outcome.window.response("lookup")
-    assert response.count > 400
-    assert response.percentile_ms(99) < 900  # two answers of a second each, among hundreds
     assert response.max_ms >= 1000
+    third = 100 * (1 - 2.5 / response.count)
+    assert response.percentile_ms(third) < 900  # two clients waited, once each: nobody else is seen to have waited
 
 
 def test_a_generator_that_stands_still_takes_the_blame() -> None:
@@ -99,7 +99,7 @@ def children(name: str) -> list[int]:
 
 def test_what_no_client_is_free_for_is_given_up_and_counted() -> None:
     with scripted(stall=(120, 1.5)) as service:
-        outcome = load(service, replace(SLOW, clients=2, patience_s=0.2))
+        outcome = load(service, replace(SLOW, clients=2, patience_s=0.2), processes=1)
     window = outcome.window
     assert window.total("not_sent") >= 150
     assert window.total("offered") == 400 == window.total("answered") + window.total("not_sent")
@@ -110,7 +110,7 @@ def test_what_no_client_is_free_for_is_given_up_and_counted() -> None:
 
 def test_errors_are_counted_by_their_code_and_never_tried_again() -> None:
     with scripted(refuse_every=5) as service:
-        outcome = load(service)
+        outcome = load(service, processes=1)
     window = outcome.window
     assert service.asked["/v1/lookup"] == 500
     assert outcome.warmup.total("errors") + window.total("errors") == service.refused == 100
@@ -120,18 +120,18 @@ def test_errors_are_counted_by_their_code_and_never_tried_again() -> None:
 
 def test_timeouts_and_dead_services_are_errors() -> None:
     with scripted(stall=(150, 1.2)) as service:
-        outcome = load(service, SLOW, timeout_s=0.4)
+        outcome = load(service, SLOW, processes=1, timeout_s=0.4)
     assert outcome.window.errors()["timeout"] > 0
     gone = Scripted()
     gone.url = service.url
-    outcome = load(gone, replace(PLAN, rate=100.0))
+    outcome = load(gone, replace(PLAN, rate=100.0), processes=1)
     assert outcome.window.errors() == {"connect_failed": 100}
     assert outcome.window.total("answered") == 0
 
 
 def test_late_rows_are_not_good() -> None:
     with scripted(statuses=b"\2\4") as service:
-        outcome = load(service)
+        outcome = load(service, processes=1)
     assert outcome.window.total("answered") == 400
     assert outcome.window.total("good") == 0
     assert outcome.window.by_tier() == {"warm": 1600, "late": 1600}
@@ -139,15 +139,20 @@ def test_late_rows_are_not_good() -> None:
 
 def test_mixes_push_updates_and_see_when_they_are_visible() -> None:
     workload = replace(WORKLOAD, mix=parse_mix("lookup=0.5,assign=0.2,add=0.2,delete=0.1"), update_rows=3)
-    with scripted() as service:
-        outcome = load(service, SLOW, workload=workload)
+    with scripted(visible_s=0.2) as service:
+        outcome = load(service, SLOW, processes=1, workload=workload)
     both = (outcome.warmup, outcome.window)
     pushed = sum(tally.counts[f"{op}.answered"] for tally in both for op in ("assign", "add", "delete"))
     seen = sum(tally.counts["probe.answered"] for tally in both)
     assert service.asked["/v1/updates"] == pushed > 150
     lookups = sum(tally.counts["lookup.answered"] for tally in both)
     assert service.asked["/v1/lookup"] == lookups + seen
-    assert outcome.window.named("visible").count > 0
+    # A lookup that gives an update's position is answered 0.2 s later; other lookups are not.
+    visible = outcome.window.named("visible_after_ack")
+    assert visible.count > 0
+    assert visible.percentile_ms(0) >= 199
+    assert outcome.window.named("visible").percentile_ms(0) >= 199
+    assert outcome.window.response("lookup").percentile_ms(50) < 199
     assert outcome.window.counts["add.ids"] == 3 * outcome.window.counts["add.answered"]
 
 
@@ -183,4 +188,4 @@ def test_a_generator_that_dies_is_an_error() -> None:
 
 def test_a_generator_that_cannot_go_on_says_why() -> None:
     with scripted() as service, pytest.raises(ProcessFailed, match=r"a generator failed:(.|\n)*no-such-dtype"):
-        load(service, workload=replace(WORKLOAD, dtype="no-such-dtype"))
+        load(service, processes=1, workload=replace(WORKLOAD, dtype="no-such-dtype"))

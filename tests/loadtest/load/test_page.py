@@ -19,7 +19,7 @@ from loadtest.load.plots import percentile_curve, run_plots
 from loadtest.load.result import write_report
 from loadtest.load.sidebyside import difference, differences_in_setting
 from loadtest.load.svg import Line, Plot, figure, linear, logarithmic, nines, percentiles, svg
-from loadtest.load.terminal import print_run
+from loadtest.load.terminal import print_run, view_of
 from tests.loadtest.load import made
 
 VOID = {"meta", "circle", "path", "br"}
@@ -209,6 +209,19 @@ def test_the_terminal_says_what_casts_doubt() -> None:
     assert "NOT COMPLETE" in said
     assert "NOT KEPT UP: the generators were slow themselves: the busiest generator used 99%" in said.replace("\n", " ")
     assert "The service counted 10 lookups meanwhile" in printed(made.run(lookups=10))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_goes_on_is_said_while_it_does(terminal: bool) -> None:
+    out = StringIO()
+    with view_of(Console(file=out, width=150, force_terminal=terminal)) as view:
+        view(made.outcome(), 9.0)
+        view(made.outcome(), 20.0)  # too soon after the last
+    said = out.getvalue()
+    assert "warm 90.0% cold 10.0%" in said
+    assert "draining" not in said
+    assert re.search(r"offered +100/s +1,000" if terminal else r"9\.0 s window +offered 100/s", said)
+    assert ("last second" in said) == terminal
 
 
 def test_report_prints_one_or_two_and_writes_their_page(tmp_path: Path) -> None:
