@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.gpu.device import Stream
+from embcache.gpu.device import Device, Stream
 from embcache.gpu.emulated.device import EmulatedDevice
 from embcache.gpu.launcher import Launcher
 from embcache.gpu.layout import SET_BYTES, WAYS
@@ -24,7 +24,7 @@ IDS = 170  # of a lookup: more tiles than a block has warps
 ABSENT = np.arange(5000, 5040, dtype=np.uint64)
 POOLED = (Form(F32, F32, 34), Form(Q8, F32, 21))  # their sums are whole numbers
 
-Make = Callable[..., EmulatedDevice]
+Make = Callable[..., Device]
 
 
 def look_up_all(
@@ -90,7 +90,7 @@ def pooled(form: Form, ids: Ids, bags: Bags) -> NDArray[np.float32]:
     return sums.astype(np.float32)
 
 
-def pass_on(device: EmulatedDevice, stream: Stream, asked: Asked) -> None:
+def pass_on(device: Device, stream: Stream, asked: Asked) -> None:
     """Have another stream read what the lookup wrote, as whoever was told of its end may."""
     event = device.event()
     memory = device.allocate(max(array.nbytes for array in asked.arrays.values()))
