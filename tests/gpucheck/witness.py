@@ -1,4 +1,7 @@
-"""A pytest plugin that counts launches on the device that tests are to use: they might pass without ever using it."""
+"""A pytest plugin: runs the tests that are about the device, and counts launches on it.
+
+Without that they might pass without ever using it. Tests of the host's table run where there is no GPU.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,12 @@ def pytest_configure() -> None:
         return launch(*arguments, **named)
 
     kind.launch = counting
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    of_host = [item for item in items if hasattr(item, "callspec") and item.callspec.params.get("make") == "host"]
+    config.hook.pytest_deselected(items=of_host)
+    items[:] = [item for item in items if item not in of_host]
 
 
 def pytest_unconfigure() -> None:
