@@ -30,9 +30,11 @@ def run(check: Check) -> Lines:
     done = subprocess.run(command, cwd=_ROOT, env={**os.environ, **about}, capture_output=True, text=True, check=False)
     if not report.exists() or not launches.exists():
         raise AssertionError(_said(done))
-    counts = {**_counts(report), "launches": int(launches.read_text())}
-    yield {"tests": counts}
-    if done.returncode or not counts["passed"] or counts["skipped"]:
+    written_down = ElementTree.parse(report).getroot()
+    counts = {**_counts(written_down), "launches": int(launches.read_text())}
+    missing = sorted({str(skipped.get("message")) for skipped in written_down.iter("skipped")})
+    yield {"tests": counts, "skipped_for": missing}
+    if done.returncode or not counts["passed"]:
         raise AssertionError(_said(done))
     assert counts["launches"], f"no test launched anything on device {check.device_name}"
 
@@ -41,8 +43,8 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
     return f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-_TAIL:]}"
 
 
-def _counts(report: Path) -> dict[str, int]:
-    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+def _counts(report: ElementTree.Element) -> dict[str, int]:
+    suites = list(report.iter("testsuite"))
     names = ("tests", "failures", "errors", "skipped")
     tests, *others = (sum(int(suite.get(name, 0)) for suite in suites) for name in names)
     return {"passed": tests - sum(others), **dict(zip(names[1:], others, strict=True))}
