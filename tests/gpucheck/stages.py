@@ -15,9 +15,9 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("smoke", "tests.gpucheck.smoke", 40),
-    Stage("contract", "tests.gpucheck.contract", 50),
+    Stage("contract", "tests.gpucheck.contract", 60),
     Stage("stress", "tests.gpucheck.stress", 55),
-    Stage("sanitizer", "tests.gpucheck.sanitizer", 70),
+    Stage("sanitizer", "tests.gpucheck.sanitizer", 60),
     Stage("ceilings", "tests.gpucheck.ceilings", 30),
     Stage("figures", "tests.gpucheck.figures64", 60),
     Stage("figures", "tests.gpucheck.figures8", 25),
