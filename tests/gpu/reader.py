@@ -18,6 +18,10 @@ IDS_A_TILE = 96
 _UNWRITTEN = 0xEE
 
 
+class NotTaken(Exception):
+    """The launcher is closed, or lost, or serves another division of the memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A lookup that was submitted: what it asked for, and where its answer goes."""
@@ -43,7 +47,8 @@ class GpuReader:
         """(rows u8 [n, row_bytes], which of the ids were found)."""
         return self.finish(self.begin(version, row_bytes, ids))
 
-    def begin(self, version: int, row_bytes: int, ids: NDArray[np.uint64]) -> Pending:
+    def begin(self, version: int, row_bytes: int, ids: NDArray[np.uint64], division: int = 0) -> Pending:
+        """NotTaken where the launcher does not take it."""
         pool = self.table.pool_of(row_bytes)
         assert pool is not None
         ids_at = -(-ids.size * row_bytes // 64) * 64  # behind the rows, which begin at a cache line
@@ -67,7 +72,8 @@ class GpuReader:
         rows = memory[: ids.size * row_bytes].reshape(ids.size, row_bytes)
         misses = memory[misses_at:status_at].view(np.int32)
         pending = Pending(ids, rows, memory[status_at : status_at + ids.size], misses, ticket)
-        assert self.launcher.submit(ticket)
+        if not self.launcher.submit(ticket, division):
+            raise NotTaken
         return pending
 
     def finish(self, pending: Pending) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from embcache.gpu.device import DeviceError
 from embcache.gpu.emulated.device import EmulatedDevice
 from embcache.gpu.launcher import SLOTS, Launcher
 from embcache.gpu.table import GpuTable
-from tests.gpu.reader import GpuReader
+from embcache.host.segment import HOT
+from tests.gpu.reader import GpuReader, NotTaken
 
 if shutil.which("g++") is None:
     pytest.skip("no g++ to compile the kernels with", allow_module_level=True)
@@ -79,3 +83,134 @@ def test_tiles_for_another_division_of_the_memory_are_not_launched() -> None:
     ticket.done = False
     assert reader.launcher.submit(ticket, 1)
     assert reader.finish(pending)[1].all()
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_TILES", 5), ("MAX_BAG_IDS", 250)])
+def test_a_launch_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    monkeypatch.setattr(launching, limit, most)
+    device = EmulatedDevice()
+    reader = a_reader(device)
+    device.hang("look_up")
+    pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(SLOTS)]
+    for _ in range(6):  # two tiles each, or, as it is told here, 100 ids in bags
+        pending.append(reader.begin(VERSION, ROW_BYTES, IDS))
+        pending[-1].ticket.bag_ids = IDS.size if limit == "MAX_BAG_IDS" else 0
+    device.release()
+    assert all(reader.finish(each)[1].all() for each in pending)
+    assert reader.launcher.launches == SLOTS + 3
+
+
+def test_numbers_of_launches_may_begin_anew() -> None:
+    reader = a_reader(EmulatedDevice())
+    reader.launcher._tick = 2**32 - 2
+    for slot in reader.launcher._free:
+        slot.number = 2**32 - 3
+    for _ in range(10):
+        pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(3)]
+        for each in pending:
+            rows, found = reader.finish(each)
+            assert found.all()
+            np.testing.assert_array_equal(rows, ROWS)
+    assert {slot.number < 100 for slot in reader.launcher._free} == {True}
+
+
+def test_closing_waits_for_lookups_under_way_and_those_in_line() -> None:
+    device = EmulatedDevice()
+    reader = a_reader(device)
+    device.hang("look_up")
+    pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(5)]
+    closing = threading.Thread(target=reader.launcher.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    device.release()
+    closing.join(60)
+    assert all(each.ticket.done for each in pending)
+    assert all(reader.finish(each)[1].all() for each in pending)
+
+
+def test_lookups_go_on_while_the_memory_is_divided_anew() -> None:
+    """Each is answered by the division that it was made for, or refused; none finds a row that is not its own."""
+    reader = a_reader(EmulatedDevice())
+    launcher, table = reader.launcher, reader.table
+    stop, wrong, answered = threading.Event(), list[str](), [0, 0]
+
+    def look_up(place: int) -> None:
+        while not stop.is_set() or not answered[place]:
+            division = launcher.division
+            try:
+                pending = reader.begin(VERSION, ROW_BYTES, IDS, division)
+            except NotTaken:
+                continue
+            rows, found = reader.finish(pending)
+            answered[place] += 1
+            if not (rows[found] == ROWS[found]).all():
+                wrong.append("another row")
+
+    threads = [threading.Thread(target=look_up, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for division in range(1, 6):
+        launcher.close()
+        table.divide({ROW_BYTES: 1000, 32 * division: 500})
+        launcher.reopen(division)
+        table.insert(VERSION, IDS, ROWS)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+    assert min(answered) > 0
+    assert table.check() == IDS.size
+
+
+def test_a_launch_that_fails_fails_its_lookups_and_all_after_it() -> None:
+    device = EmulatedDevice()
+    reader = a_reader(device)
+    device.fail_next("look_up", "the launch has failed")
+    with pytest.raises(DeviceError, match="the launch has failed"):
+        reader.finish(reader.begin(VERSION, ROW_BYTES, IDS))
+    with pytest.raises(NotTaken):
+        reader.begin(VERSION, ROW_BYTES, IDS)
+    assert str(reader.launcher.error) == "the launch has failed"
+
+
+def test_who_waits_is_told_that_the_device_is_lost() -> None:
+    device = EmulatedDevice()
+    reader = a_reader(device)
+    device.hang("look_up")
+    pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(4)]
+    told: list[str] = []
+
+    def wait_for(place: int) -> None:
+        with pytest.raises(DeviceError) as raised:
+            reader.finish(pending[place])
+        told.append(str(raised.value))
+
+    threads = [threading.Thread(target=wait_for, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    reader.launcher.lose(DeviceError("it fell off"))
+    for thread in threads:
+        thread.join(60)
+    assert told == ["it fell off"] * 4
+    with pytest.raises(DeviceError, match="it fell off"):
+        reader.launcher.close()
+
+
+def test_memory_that_a_lost_device_may_still_write_is_never_given_back() -> None:
+    device = EmulatedDevice()
+    reader = a_reader(device)
+    device.hang("look_up")
+    pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(SLOTS + 1)]
+    memory = [weakref.ref(each.ticket.keep) for each in pending]
+    statuses = [each.status for each in pending[:SLOTS]]
+    reader.launcher.lose(DeviceError("it fell off"))
+    del pending
+    gc.collect()
+    assert [each() is not None for each in memory] == [True] * SLOTS + [False]  # the last one was not launched
+    assert not reader.launcher._free  # control blocks and tiles are kept, too
+    device.release()
+    for ticket in reader.launcher._stranded:
+        assert ticket.place is not None
+        assert device.wait(ticket.place.event, 60)
+    assert all((status == HOT).all() for status in statuses)  # written late, to where nobody else is
