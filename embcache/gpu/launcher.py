@@ -23,6 +23,7 @@ from embcache.gpu.device import Device, DeviceError, Replay, Stream
 from embcache.gpu.layout import CONTROL, TILE
 from embcache.gpu.tiles import MOST_TILES
 from embcache.host.memory import address_of
+from embcache.host.waiting import wait_word
 
 MAX_TILES = 2 * MOST_TILES  # of a launch
 MAX_BAG_IDS = 1 << 20  # of a launch, in bags
@@ -92,7 +93,8 @@ class _Slot:
 
     @property
     def ended(self) -> bool:
-        return int(self.control["done"][0]) == self.number
+        """Whether the launch has; what it wrote is seen by whoever reads it after this, on any processor."""
+        return bool(wait_word(self.done_at, self.number, 1))
 
     def settle(self) -> None:
         """The launch has ended: tell its tickets what their tiles missed."""

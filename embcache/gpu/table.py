@@ -45,7 +45,8 @@ class Change(NamedTuple):
     """What becomes of distinct ids u64 [n] of a table version: encoded rows u8 [n, row_bytes], None to take them out.
 
     insert: whether rows come in that are not here; else only those that are here are written anew. keep: whether those
-    that are here stay as they are, and no lookup misses them meanwhile. pinned: whether no other row may push them out.
+    that are here stay as they are, and no lookup misses them meanwhile; unless others of the change push them out, and
+    they come in again. pinned: whether no other row may push them out.
     """
 
     version: int
