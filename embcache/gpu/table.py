@@ -167,9 +167,10 @@ class GpuTable:
         Those of tables without a pool are passed over. What is too much for the stage goes in parts, one by one.
         """
         *before, last = self._parts(changes)
-        evicted = [self._run(part, lambda: None) for part in before]
-        ids, versions = zip(*evicted, self._run(last, invalidated), strict=True)
-        return Evicted(np.concatenate(ids), np.concatenate(versions))
+        gone = Evicted(np.empty(0, np.uint64), np.empty(0, np.uint32))
+        for part in before:
+            gone = self._run(part, gone, lambda: None)
+        return self._run(last, gone, invalidated)
 
     def check(self) -> int:
         """Audit every invariant; AssertionError says which is broken and how often. -> rows held."""
@@ -234,7 +235,8 @@ class GpuTable:
                 begin, ids_left, bytes_left = begin + count, ids_left - count, bytes_left - count * stride
         return parts
 
-    def _run(self, part: Sequence[tuple[Change, Pool]], invalidated: Callable[[], None]) -> Evicted:
+    def _run(self, part: Sequence[tuple[Change, Pool]], gone: Evicted, invalidated: Callable[[], None]) -> Evicted:
+        """Make the changes of a part; -> what is not in any more after it, `gone` being what was not before."""
         staged = self._staged(part)
         for each in staged:
             self._take(each)
@@ -245,7 +247,7 @@ class GpuTable:
             if each.change.rows is not None:
                 self._give(each)
         self._finish()
-        return self._evicted(staged)
+        return self._evicted(staged, gone)
 
     def _staged(self, part: Sequence[tuple[Change, Pool]]) -> list[_Staged]:
         staged, first, at = [], 0, 0
@@ -282,7 +284,7 @@ class GpuTable:
         arguments = (self.pools_address, staged.pool.index, ids, staged.change.version, staged.count, rows, *more)
         self._device.launch(kernel, self._stream, -(-staged.count * lanes // _THREADS), _THREADS, arguments)
 
-    def _evicted(self, staged: Sequence[_Staged]) -> Evicted:
+    def _evicted(self, staged: Sequence[_Staged], before: Evicted) -> Evicted:
         said = [self._said[each.first : each.first + each.count] for each in staged if each.change.insert]
         told = np.concatenate([np.empty((0, 4), np.uint32), *said])
         new, pushed_out, refused, replaced = np.bincount(told[:, 3], minlength=REPLACED + 1).tolist()
@@ -291,10 +293,12 @@ class GpuTable:
         self.counts.refused += refused
         self.counts.replaced += replaced
         gone = told[(told[:, 3] == PUSHED_OUT) | (told[:, 3] == REFUSED)]
-        ids, versions = np.ascontiguousarray(gone[:, :2]).view(np.uint64).ravel(), gone[:, 2].copy()
+        ids = np.concatenate([before.ids, np.ascontiguousarray(gone[:, :2]).view(np.uint64).ravel()])
+        versions = np.concatenate([before.versions, gone[:, 2]])
         out = np.ones(ids.size, np.bool_)
         for each, here in zip((each for each in staged if each.change.insert), said, strict=True):
-            # One that another of its own launch pushed out took another way of its set, if it took one.
+            # One that was pushed out, by another of its own launch or earlier, is in again if it took a way here: and
+            # so it stays, since a way in flux is nobody else's.
             stays = (here[:, 3] == REFUSED) | ((here[:, 3] == REPLACED) & each.change.keep)  # and takes no way
             back = each.change.ids[~stays]
             out &= ~((versions == each.change.version) & np.isin(ids, back))

@@ -114,6 +114,8 @@ class Scene:
     def _wait_for_readers(self, stream: Stream) -> None:
         if self._waits:
             self._launcher.hold_back(stream)
+        if not self._begun:
+            return  # a part of the change, and not the last: not all is invalidated yet
         self._launcher.poll()  # a launch that has ended leaves its place to another
         if self._choose.random() < 0.5:
             self.device.hang("look_up")  # until all is published: then nothing but the digests orders it behind that

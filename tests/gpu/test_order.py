@@ -17,6 +17,7 @@ from tests.gpu.sanitized import no_compiler
 if no_compiler():
     pytest.skip(str(no_compiler()), allow_module_level=True)
 
+from embcache.gpu import table
 from embcache.gpu.device import Event, Stream
 from embcache.gpu.emulated.device import EmulatedDevice
 from embcache.host.rows import F16, F32
@@ -47,6 +48,14 @@ def test_lookups_beside_changes_find_whole_rows_none_that_is_over_and_all_that_s
         tally += drive(form, seed, bags=bags)
     assert tally["rows"]
     assert not bags or (tally["pooled"] and tally["handed over"])
+
+
+@pytest.mark.parametrize(("limit", "most"), [("STAGE_IDS", 10), ("STAGE_BYTES", 8192)])
+def test_changes_in_parts_are_in_order_all_the_same(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    """Where more changes at once than the stage has room for."""
+    monkeypatch.setattr(table, limit, most)
+    for seed in SEEDS:
+        assert drive(AS_STORED[0], seed)["rows"]
 
 
 @ASKED
