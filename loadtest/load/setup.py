@@ -124,12 +124,14 @@ def prepared(wanted: Wanted, progress: Progress) -> Iterator[Ready]:
             made = stack.enter_context(making.dropped_at_the_end(target, keep=keep)) if fills else []
             workload = _workload(wanted, tables, trace)
             if fills:
+                filled = making.Done(progress, "filling tables", tables)
                 for table in tables:
-                    making.fill(client, table, wanted.table_dtype, add=_adds(workload), progress=progress)
+                    making.fill(client, table, wanted.table_dtype, add=_adds(workload), done=filled)
                     made.append(table.name)
             if wanted.preload if wanted.preload is not None else fills:
+                loaded = making.Done(progress, "loading tables", tables)
                 for table in tables:
-                    making.preload(client, table, progress)
+                    making.preload(client, table, loaded)
         transport = target.transport()
         version = service_version(transport)
         transport.close()

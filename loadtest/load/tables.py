@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,19 @@ Progress = Callable[[str, int, int], object]
 """Told what goes on, and how many rows of how many are done."""
 
 
-def fill(client: Client, table: AskedTable, dtype: str, *, add: bool, progress: Progress) -> None:
+class Done:
+    """Tells of one thing that is done to many tables, as a whole."""
+
+    def __init__(self, progress: Progress, what: str, tables: Sequence[AskedTable]) -> None:
+        self._progress, self._what = progress, what
+        self._total, self._done = sum(table.rows for table in tables), 0
+
+    def more(self, rows: int) -> None:
+        self._done += rows
+        self._progress(self._what, self._done, self._total)
+
+
+def fill(client: Client, table: AskedTable, dtype: str, *, add: bool, done: Done) -> None:
     """Create a table with made-up rows, a function of their ids. DataError where it is there already."""
     with contextlib.suppress(UnknownTable):
         client.table(table.name)
@@ -37,17 +49,15 @@ def fill(client: Client, table: AskedTable, dtype: str, *, add: bool, progress: 
         spec["add"] = True
     with client.importing(table.name, spec, dtype=dtype) as filling:
         for ids in id_pieces(table, ROWS_AT_ONCE):
-            done = filling.write(ids, rows_from_ids(ids, table.dim))
-            progress(f"filling {table.name}", done, table.rows)
+            filling.write(ids, rows_from_ids(ids, table.dim))
+            done.more(len(ids))
 
 
-def preload(client: Client, table: AskedTable, progress: Progress) -> None:
+def preload(client: Client, table: AskedTable, done: Done) -> None:
     """Look up every id of a table once, so that as many of its rows are in memory as fit."""
-    done = 0
     for ids in id_pieces(table, _PRELOAD_IDS):
         client.lookup({table.name: ids}, dtype="q8", deadline_ms=_PRELOAD_DEADLINE_MS)
-        done += len(ids)
-        progress(f"loading {table.name}", done, table.rows)
+        done.more(len(ids))
 
 
 def found(client: Client, name: str, rows: int | None) -> AskedTable:
