@@ -94,6 +94,16 @@ class Attachment:
         tick = np.uint64(next(self._ticks))
         return int(probe.probe(self.arena.address, segments, self._ring.address, MASK, tick))
 
+    def probe_now(self, segments: NDArray[np.int64], generation: int, position_at: int) -> int:
+        """`probe`, or -1 where the arena is dead or its catalogue of another generation.
+
+        The position as it is before, u64 big-endian, goes to the address `position_at`.
+        """
+        tick = np.uint64(next(self._ticks))
+        return int(
+            probe.probe_now(self.arena.address, segments, self._ring.address, MASK, tick, generation, position_at)
+        )
+
     def probe_listed(self, segments: NDArray[np.int64]) -> int:
         """`probe` for the ids alone that MISSES lists, the first LEFT of each segment."""
         tick = np.uint64(next(self._ticks))

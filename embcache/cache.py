@@ -247,6 +247,11 @@ class EmbeddingCache:
     # --- for the service -----------------------------------------------------------------------------------------
 
     @property
+    def attachment(self) -> Attachment:
+        """The attachment as it is, whether its owner is there or not."""
+        return self._attachment
+
+    @property
     def ready(self) -> bool:
         """Whether lookups would be answered now."""
         return not self._closed and self._attachment.alive

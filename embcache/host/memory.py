@@ -43,7 +43,7 @@ def keep_freed_memory() -> None:
 
 def address_of(array: NDArray[Any]) -> int:
     """The address of an array's first byte; the array must be kept alive while the address is used."""
-    return int(array.__array_interface__["data"][0])
+    return int(array.ctypes.data)
 
 
 def new_memfd(name: str, size: int) -> int:

@@ -27,6 +27,9 @@ from embcache.host.layout import (
     ENTRY_SLOTS,
     ENTRY_STRIDE,
     ENTRY_VERSION,
+    HEAD_ALIVE,
+    HEAD_GENERATION,
+    HEAD_POSITION,
     SET_BYTES,
     WAYS,
 )
@@ -169,6 +172,35 @@ def probe_listed(arena: int, segments: Segments, ring: int, ring_mask: np.uint64
     LEFT and MISSES are rewritten to what is left now; nothing is written at places that were not listed.
     """
     left: int = _probe(True, arena, segments, ring, ring_mask, tick)
+    return left
+
+
+@kernel
+def _probe_now(arena, segments, ring, ring_mask, tick, generation, position_at):
+    if load_acquire(arena + HEAD_ALIVE) != np.uint64(1):
+        return np.int64(-1)
+    if load_acquire(arena + HEAD_GENERATION) != np.uint64(generation):
+        return np.int64(-1)
+    position = np.uint64(load_acquire(arena + HEAD_POSITION))
+    for i in range(8):
+        store_u8(position_at + i, np.uint8(position >> np.uint64(56 - 8 * i)))
+    return np.int64(_probe(False, arena, segments, ring, ring_mask, tick))
+
+
+def probe_now(
+    arena: int,
+    segments: Segments,
+    ring: int,
+    ring_mask: np.uint64,
+    tick: np.uint64,
+    generation: int,
+    position_at: int,
+) -> int:
+    """`probe` with all that stands before it: -1, if the arena is dead or its catalogue of another generation.
+
+    Else the applied position as it is before, u64 big-endian, goes to the address `position_at`.
+    """
+    left: int = _probe_now(arena, segments, ring, ring_mask, tick, generation, position_at)
     return left
 
 

@@ -68,6 +68,7 @@ def _probe(tables: HostTables) -> NDArray[np.int64]:
     segments[0, COUNT:LEFT] = (*(_IDS.size, address_of(_IDS), address_of(out), address_of(status), address_of(misses)),)
     ring = private_ring()  # the kernel takes its address
     probe.probe(tables.arena.address, segments, ring.address, MASK, np.uint64(0))
+    probe.probe_now(tables.arena.address, segments, ring.address, MASK, np.uint64(0), 0, address_of(out))
     segments[0, LEFT] = 0
     return segments
 

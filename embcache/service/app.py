@@ -50,6 +50,10 @@ class Front:
         """See connection.AnswersNow: lookups that the arena alone can answer."""
         return self.lookups.answer_now(scope, body) if scope["path"] == LOOKUP_PATH else None
 
+    def answer_again(self, scope: Scope, body: bytes) -> Answer | None:
+        """See connection.AnswersNow."""
+        return self.lookups.answer_again(body) if scope["path"] == LOOKUP_PATH else None
+
 
 def _build(service: Service) -> FastAPI:
     app = FastAPI(

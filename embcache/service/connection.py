@@ -26,6 +26,9 @@ logger = logging.getLogger("embcache.service")
 
 EXTENSION = "embcache.connection"  # where a scope's "extensions" hold the Connection
 MAX_HEAD_BYTES = 64 << 10
+_LENGTH = b"\r\ncontent-length: "
+_MORE = (b"\ntransfer-encoding", b"\nexpect", b"\nupgrade", b"\nconnection")
+_MOST_DIGITS = 12
 
 
 class Answer(NamedTuple):
@@ -46,6 +49,43 @@ class AnswersNow(Protocol):
         """The answer to a whole request, if it is there without waiting; None: call the application."""
         ...
 
+    def answer_again(self, scope: Scope, body: bytes) -> Answer | None:
+        """The answer to a request whose head is that of an earlier one, which `answer_now` answered with this scope.
+
+        None, for whatever reason: nothing was begun, and the request goes the usual way.
+        """
+        ...
+
+
+class _Head(NamedTuple):
+    """The head of a request as its bytes, but for the length of its body: heads that are the same mean the same."""
+
+    before: bytes  # up to the length
+    after: bytes  # from behind it to the end
+    scope: Scope
+
+    @classmethod
+    def of(cls, head: bytes, scope: Scope) -> _Head | None:
+        """A head to recognise; None for one that says more about its body than a length."""
+        lower = head.lower()
+        name = lower.find(_LENGTH) + len(_LENGTH)
+        if lower.count(b"\ncontent-length") != 1 or name < len(_LENGTH) or any(each in lower for each in _MORE):
+            return None
+        end = head.find(b"\r\n", name)
+        return cls(head[:name], head[end:], scope) if head[name:end].isdigit() else None
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body of one whole request that has this head, and nothing behind it; None for any other bytes."""
+        if not data.startswith(self.before):
+            return None
+        begin = len(self.before)
+        end = data.find(b"\r", begin, begin + _MOST_DIGITS)
+        digits = data[begin:end]
+        if end < 0 or not data.startswith(self.after, end) or not digits.isdigit():
+            return None
+        body = data[end + len(self.after) :]
+        return body if len(body) == int(digits) else None
+
 
 class _HeadTooLarge(Exception):
     """Ends the parsing of a request whose head is whole, and too large."""
@@ -60,6 +100,8 @@ class Connection(HttpToolsProtocol):
     _read_bytes = 0  # of all reads that a head may be in: what it can be at most
     _stuck: tuple[int, float] | None = None  # bytes that wait for a slow reader, and since when they are as many
     _idle: tuple[object, float] | None = None  # the scope last seen at rest, and since when
+    _known_head: _Head | None = None  # of the last request that was answered at once
+    _messages = 0  # that began in the bytes that are being read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Nothing may stay in the transport's own buffer unnoticed: `send` waits until the kernel took everything."""
@@ -70,6 +112,8 @@ class Connection(HttpToolsProtocol):
         self.began = self.loop.time()
         self._extensions = {EXTENSION: self}
         self._answer_now = getattr(self.app, "answer_now", None)
+        self._answer_again = getattr(self.app, "answer_again", None)
+        self._answered: RequestResponseCycle | None = None
         self._held: tuple[RequestResponseCycle, Any] | None = None
         self._parsing = False
         self._unreleased: list[Callable[[bool], None]] = []
@@ -84,10 +128,15 @@ class Connection(HttpToolsProtocol):
         self._release(True)
 
     def data_received(self, data: bytes) -> None:
-        self._parsing = True
+        at_rest = self._is_at_rest()
+        if at_rest and self._known_head is not None and self._answered_again(self._known_head, data):
+            return
+        self._parsing, self._messages, self._answered = True, 0, None
         self._read_bytes += len(data)
         super().data_received(data)
         self._parsing = False
+        if at_rest and self._messages == 1 and self._answered is not None:
+            self._know_head(data, self._answered)
         if self._held is not None:
             self._start_held()  # the rest of its body is still to come
         if self._in_head():
@@ -99,6 +148,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._messages += 1
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
         self.began = self.loop.time()
         self._head_bytes = -1  # the bytes that come with this first one are not counted
@@ -141,13 +191,38 @@ class Connection(HttpToolsProtocol):
         if answer is None:
             return False
         self._held = None
+        self._answered = cycle
         cycle.response_started = cycle.response_complete = True
+        self._send(answer)
+        return True
+
+    def _send(self, answer: Answer) -> None:
         self.corked.send_together(self._opening() + answer.lines + b"\r\n", answer.body)
         if answer.release is not None:
             self._unreleased.append(answer.release)
             if self.has_let_go():
                 self._release(True)
         self.on_response_complete()
+
+    def _know_head(self, data: bytes, cycle: RequestResponseCycle) -> None:
+        """Note the head of a request that was all there was in `data`, whole."""
+        head = data[: len(data) - len(cycle.body)]
+        if head.endswith(b"\r\n\r\n"):
+            self._known_head = _Head.of(head, cycle.scope)  # type: ignore[arg-type]
+
+    def _answered_again(self, head: _Head, data: bytes) -> bool:
+        """Whether `data` was one request with a known head, and is answered: then nobody has to parse it.
+
+        The parser stands between two requests, before and after it.
+        """
+        if self.cycle.scope is not head.scope or self.flow.write_paused or self.transport.is_closing():
+            return False
+        body = head.body_of(data)
+        answer = None if body is None or self._answer_again is None else self._answer_again(head.scope, body)
+        if answer is None:
+            return False
+        self._idle = None
+        self._send(answer)
         return True
 
     def _release(self, free: bool) -> None:
@@ -215,6 +290,13 @@ class Connection(HttpToolsProtocol):
         if too_long and not self.transport.is_closing():
             logger.info("closed a connection whose client %s", what)
             self.transport.abort()
+
+    def _is_at_rest(self) -> bool:
+        """Whether all requests that have begun are whole and answered: what comes next is the beginning of one."""
+        cycle = self.cycle
+        if cycle is None:
+            return self.scope is None
+        return cycle.scope is self.scope and cycle.response_complete and not cycle.more_body and not self.pipeline
 
     def _in_head(self) -> bool:
         """Whether a request has begun and its head is not whole yet."""

@@ -23,6 +23,7 @@ import msgpack
 from embcache.places import Part, Place
 
 ALIGNMENT = 64
+POSITION_AT = 11  # where a reply's position stands, u64 big-endian
 
 _POSITION = Struct(">11sQ")
 _RESULTS = Struct(">9sH")
