@@ -129,6 +129,14 @@ def test_closing_waits_for_lookups_under_way_and_those_in_line() -> None:
     assert all(reader.finish(each)[1].all() for each in pending)
 
 
+def test_closing_waits_for_lookups_that_wait_for_others() -> None:
+    reader = a_reader(EmulatedDevice(), window_s=0.1)
+    pending = reader.begin(VERSION, ROW_BYTES, IDS)
+    reader.launcher.close()
+    assert pending.ticket.done
+    assert reader.finish(pending)[1].all()
+
+
 def test_lookups_go_on_while_the_memory_is_divided_anew() -> None:
     """Each is answered by the division that it was made for, or refused; none finds a row that is not its own."""
     reader = a_reader(EmulatedDevice())
@@ -203,7 +211,6 @@ def test_memory_that_a_lost_device_may_still_write_is_never_given_back() -> None
     device.hang("look_up")
     pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(SLOTS + 1)]
     memory = [weakref.ref(each.ticket.keep) for each in pending]
-    statuses = [each.status for each in pending[:SLOTS]]
     reader.launcher.lose(DeviceError("it fell off"))
     del pending
     gc.collect()
@@ -213,4 +220,5 @@ def test_memory_that_a_lost_device_may_still_write_is_never_given_back() -> None
     for ticket in reader.launcher._stranded:
         assert ticket.place is not None
         assert device.wait(ticket.place.event, 60)
-    assert all((status == HOT).all() for status in statuses)  # written late, to where nobody else is
+        assert isinstance(ticket.keep, np.ndarray)
+        assert (ticket.keep[-IDS.size :] == HOT).all()  # the statuses: written late, to where nobody else is
