@@ -52,7 +52,7 @@ def drive(form: Form, seed: int, changes: Sequence[str] = CHANGES, **options: An
 
 
 class Scene:
-    """A table of two sets with old rows of IDS, on a device of its own."""
+    """A table of two sets with old rows of some ids, on a device of its own; `others` push them out."""
 
     def __init__(
         self,
@@ -61,6 +61,8 @@ class Scene:
         *,
         bags: str = "",
         waits: bool = True,
+        ids: Ids = IDS,
+        others: Ids = OTHERS,
         make: Callable[..., EmulatedDevice] = EmulatedDevice,
     ) -> None:
         """bags: "sum" or "weighted", of Digits rows. waits: whether the writer waits for lookups, as it must."""
@@ -74,19 +76,19 @@ class Scene:
         self._form = form
         self._asker = Asker(self.device, self._launcher, self._table, form)
         self._choose = np.random.default_rng(seed)
-        shuffled = self._choose.permutation(np.concatenate([IDS, OTHERS]))
-        self._bags = bags_of(IDS.size, bags == "weighted") if bags else None
-        self.ids: Ids = shuffled[np.isin(shuffled, IDS)] if bags else shuffled
+        every = np.concatenate([ids, others])
+        self._bags = bags_of(ids.size, bags == "weighted") if bags else None
+        self.ids: Ids = self._choose.permutation(ids if bags else every)
         self._now = dict.fromkeys(self.ids.tolist(), 0)
         self._begun: list[Asked] = []  # by the change that is under way
         self.tally = Counter({"rows": 0, "pooled": 0, "handed over": 0})
         self.changes = {
-            "update": self._change(IDS, NEW, insert=False),
-            "insert": self._change(OTHERS, NEW, insert=True),
-            "delete": Change(VERSION, form.row_bytes, IDS[::2], None),
-            "promote": self._change(np.concatenate([IDS, OTHERS]), NEW, insert=True)._replace(keep=True),
+            "update": self._change(ids, NEW, insert=False),
+            "insert": self._change(others, NEW, insert=True),
+            "delete": Change(VERSION, form.row_bytes, ids[::2], None),
+            "promote": self._change(every, NEW, insert=True)._replace(keep=True),
         }
-        self.apply(self._change(IDS, OLD, insert=True), OLD)
+        self.apply(self._change(ids, OLD, insert=True), OLD)
 
     def close(self) -> None:
         """Let the device go at once, with its thousands of stacks: who waits and the table refer to each other."""

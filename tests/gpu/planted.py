@@ -24,6 +24,18 @@ MISTAKES = {
         "match_16(load_acquire(digests), repeated) | match_16(load_acquire(digests + 1), repeated) << 16;",
         "match_16(load_16(digests), repeated) | match_16(load_16(digests + 1), repeated) << 16;",
     ),
+    "slots come out of an L1 that is not kept true": (
+        """load_acquire(digests), repeated) | match_16(load_acquire(digests + 1), repeated) << 16;
+    while (ways) {
+        const u32 row = place.set * WAYS + (u32)__ffs((i32)ways) - 1u;
+        ways &= ways - 1u;
+        if (is_of(load_relaxed(slot_of""",
+        """load_relaxed(digests), repeated) | match_16(load_relaxed(digests + 1), repeated) << 16;
+    while (ways) {
+        const u32 row = place.set * WAYS + (u32)__ffs((i32)ways) - 1u;
+        ways &= ways - 1u;
+        if (is_of(load_16(slot_of""",
+    ),
     "lanes copy rows before they have met": (
         "    __syncwarp();  // a lane's acquire covers",
         "    // a lane's acquire covers",
