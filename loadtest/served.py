@@ -16,6 +16,9 @@ from loadtest.processes import Process, free_port
 START_TIMEOUT_S = 120.0
 """The very first start compiles every kernel."""
 
+_CLIENTS_TOKEN = "EMBCACHE_TOKEN"
+"""Of those who ask another service; to ours it would be a setting that it does not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -40,7 +43,9 @@ def served(warm_capacity: str, environment: Mapping[str, str] | None = None) -> 
         config.write_text(config_text(port, warm_capacity), encoding="utf-8")
         command = [sys.executable, "-m", "embcache", "serve", str(config)]
         log = Path(folder, "service.log")
-        with Process(command, log, environment={**os.environ, **(environment or {})}) as process:
+        variables = {**os.environ, **(environment or {})}
+        variables.pop(_CLIENTS_TOKEN, None)
+        with Process(command, log, environment=variables) as process:
             ready_s = process.wait_until(lambda: ready(port), START_TIMEOUT_S)
             yield Served(f"http://127.0.0.1:{port}", config, process, ready_s)
 

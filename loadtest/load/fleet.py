@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from loadtest.load.asked import Arrivals, Workload
 from loadtest.load.asking import Target
-from loadtest.load.generator import Delta, Duty, Ended, EndNow, Failed, Phase, main
+from loadtest.load.counting import Delta, Phase
+from loadtest.load.generator import Duty, Ended, EndNow, Failed, main
 from loadtest.load.schedule import clock_ns
 from loadtest.load.series import Series
 from loadtest.load.tally import Tally

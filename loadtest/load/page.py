@@ -157,7 +157,7 @@ def _checks(report: Report) -> str:
 
 def _facts(report: Report) -> list[str]:
     settings = dict(report["settings"])
-    workload = settings.pop("workload")
+    workload = dict(settings.pop("workload"))
     tables = workload.pop("tables")
     rows = [("data", report["data"]["origin"]), ("SHA-256 of what is asked", report["data"]["sha256"])]
     rows += [(f"workload: {name}", _said(value)) for name, value in workload.items() if value is not None]

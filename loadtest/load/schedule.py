@@ -2,7 +2,7 @@
 
 Clients take the requests in the order in which they are due, each ahead of its time if one is free. So at any moment
 the requests that are due and not sent are due because every client is busy, or because this process is slow; how long
-each of these kept it waiting is recorded apart (generator.py).
+each of these kept it waiting is recorded apart (phase.py).
 """
 
 from __future__ import annotations

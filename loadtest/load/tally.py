@@ -13,7 +13,7 @@ Counts by name (`OP` is lookup, assign, add or delete):
     probe.*             the tester's own lookups, by which it sees when updates can be seen
 
 Histograms by name: `OP.response` from when a request was due, `OP.service` from when it was sent; `lateness`,
-`waiting` and `pulse` (see generator.py); `visible` from when an update was due until a lookup saw it, and
+`waiting` and `pulse` (see phase.py); `visible` from when an update was due until a lookup saw it, and
 `visible_after_ack` from when it was answered.
 
 A request ends in one way: offered = answered + errors + not_sent, for each op, once a run is over.

@@ -14,11 +14,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from loadtest.cli import app
+from loadtest.load.fleet import Outcome
 from loadtest.load.page import comparison, page
 from loadtest.load.plots import percentile_curve, run_plots
 from loadtest.load.result import write_report
+from loadtest.load.series import Series
 from loadtest.load.sidebyside import difference, differences_in_setting
 from loadtest.load.svg import Line, Plot, figure, linear, logarithmic, nines, percentiles, svg
+from loadtest.load.tally import Tally
 from loadtest.load.terminal import print_run, view_of
 from tests.loadtest.load import made
 
@@ -222,6 +225,15 @@ def test_what_goes_on_is_said_while_it_does(terminal: bool) -> None:
     assert "draining" not in said
     assert re.search(r"offered +100/s +1,000" if terminal else r"9\.0 s window +offered 100/s", said)
     assert ("last second" in said) == terminal
+
+
+def test_a_run_that_ended_before_its_window_is_shown_as_one() -> None:
+    nothing = Outcome(made.PLAN, Tally(), Tally(), Series(made.PLAN.step_s), interrupted=True)
+    report = made.run(nothing)
+    assert report["result"]["offered_per_s"] == 0.0
+    assert "NOT COMPLETE" in printed(report)
+    Strict(page(report))
+    Strict(comparison(("a", made.run()), ("b", report)))
 
 
 def test_report_prints_one_or_two_and_writes_their_page(tmp_path: Path) -> None:

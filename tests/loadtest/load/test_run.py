@@ -268,3 +268,20 @@ def test_a_search_reports_what_it_tried(service: Running, tmp_path: Path) -> Non
     assert high is None or high > low
     assert page.read_text().count("<svg") == 2
     assert "loadtest" not in table_names(service)
+
+
+def test_a_search_that_is_interrupted_reports_what_it_tried(service: Running, tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    arguments = ("search", "zipf", "--url", service.url, "--table", "there", "--clients", "2", "--slo-ms", "5000")
+    fast = ("--warmup", "0.1", "--duration", "0.2", "--json", str(out))
+    with command(tmp_path, *arguments, *fast) as process:
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("search "):
+            assert line
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "NOT COMPLETE: it was interrupted." in said
+    report = read_report(out)
+    assert report["interrupted"] is True
+    assert report["steps"]
