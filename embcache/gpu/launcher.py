@@ -31,17 +31,20 @@ LIMIT_S = 5.0  # a launch that takes longer never ends
 SLOTS = 2  # launches at once, so that one is at the device while the last one ends
 _WARPS = 4  # of a block
 _BLOCKS = (16, 64, 256, 1024)  # of a launch: the least that gives each tile a warp of its own, or the most
+_TILE_WORDS = TILE.itemsize // 8
+_CONTROL_PLACES = tuple(CONTROL.fields[name][1] // 4 for name in ("tile_count", "tick", "number"))  # type: ignore[index]
 _LOOK_S = 0.01  # how long one look for the end of a launch takes at most
 
 
 class Ticket:
     """A lookup's tiles, on their way through a launch. `keep` is what they point into, until the device is through."""
 
-    __slots__ = ("bag_ids", "done", "error", "keep", "missed", "place", "tiles")
+    __slots__ = ("bag_ids", "done", "error", "keep", "missed", "place", "tiles", "words")
 
     def __init__(self, tiles: NDArray[np.void], bag_ids: int, keep: object) -> None:
         """tiles: TILE [t], t at most MAX_TILES; bag_ids: how many ids of them are in bags, at most MAX_BAG_IDS."""
         self.tiles = tiles
+        self.words = tiles.view(np.uint64)  # the same, which NumPy copies at once
         self.bag_ids = bag_ids
         self.keep = keep
         self.missed = np.empty(tiles.size, np.uint32)
@@ -59,6 +62,8 @@ class _Slot:
         memory = device.pinned(CONTROL.itemsize + MAX_TILES * (TILE.itemsize + 4))
         self.control = memory[: CONTROL.itemsize].view(CONTROL)
         self.tiles = memory[CONTROL.itemsize : CONTROL.itemsize + MAX_TILES * TILE.itemsize].view(TILE)
+        self._words = self.tiles.view(np.uint64)
+        self._control_words = self.control.view(np.uint32).data  # to set one by one at the least cost
         self.missed = memory[CONTROL.itemsize + MAX_TILES * TILE.itemsize :].view(np.uint32)
         self.done_at = address_of(memory) + int(CONTROL.fields["done"][1])  # type: ignore[index]
         self.number = 0
@@ -78,16 +83,16 @@ class _Slot:
         """Put the tickets' tiles in; -> the launch."""
         at, scratch = 0, 0
         for ticket in tickets:
-            here = self.tiles[at : at + ticket.tiles.size]
-            here[:] = ticket.tiles
+            self._words[_TILE_WORDS * at : _TILE_WORDS * at + ticket.words.size] = ticket.words
             if ticket.bag_ids:
-                here["scratch"] += np.uint32(scratch)
+                self.tiles["scratch"][at : at + ticket.tiles.size] += np.uint32(scratch)
                 scratch += ticket.bag_ids
             ticket.place = self
             self.tickets.append(ticket)
             at += ticket.tiles.size
         self.number = (self.number + 1) & 0xFFFFFFFF
-        self.control["tile_count"], self.control["tick"], self.control["number"] = at, tick & 0xFFFFFFFF, self.number
+        for place, value in zip(_CONTROL_PLACES, (at, tick & 0xFFFFFFFF, self.number), strict=True):
+            self._control_words[place] = value
         self.began = time.monotonic()
         return self._replays[next((blocks for blocks in _BLOCKS if blocks * _WARPS >= at), _BLOCKS[-1])]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from embcache.gpu.layout import BAGS, BYTES, COPY, EXPRESS, MOVE, MOVE_ROWS, TILE
+from embcache.host import segment
 from embcache.host.jit import kernel
-from embcache.host.machine import load_i32, load_u32, store_i32, store_u32, store_u64
+from embcache.host.machine import load_i32, load_u32, store_i32, store_u8, store_u32, store_u64
+from embcache.host.rows import copy_bytes
 
 # Columns of a question. Addresses: ids u64 [n]; out, where rows go; status u8 [n]; misses i32 [n], where places of ids
 # go that were not found; scale and bias f32, where the output is q8; and of bags lengths u32 [b], weights f32 [n] or 0,
@@ -17,6 +19,7 @@ from embcache.host.machine import load_i32, load_u32, store_i32, store_u32, stor
 IDS, OUT, STATUS, MISSES, SCALE, BIAS, LENGTHS, WEIGHTS, ENCODED, DONE = range(10)
 COUNT, VERSION, POOL, DIM, ROW_BYTES, FORM, BAG_COUNT, OUT_BYTES = range(10, 18)
 COLUMNS = 18
+NOT_ASKED = -1  # as POOL
 
 GROUP = 32  # ids that a warp looks for at once
 MOST_TILES = 4096  # that one lookup is cut into, and one more for each of its queries
@@ -62,12 +65,14 @@ def _put(tile, question, first, count, bag, bags, scratch):
 def cut(questions, row_step, bag_step, tiles):
     """Cut questions int64 [q, COLUMNS] into tiles at an address; -> how many there are.
 
-    row_step: ids of a tile; bag_step: bags of a tile of bags. Queries without ids make none.
+    row_step: ids of a tile; bag_step: bags of a tile of bags. Queries without ids make none, nor do those NOT_ASKED.
     """
     made = 0
     scratch = 0
     for q in range(questions.shape[0]):
         question = questions[q]
+        if question[POOL] == NOT_ASKED:
+            continue
         count, bags = question[COUNT], question[BAG_COUNT]
         if (question[FORM] >> 16) & 255 != BAGS:
             for first in range(0, count, row_step):
@@ -88,15 +93,30 @@ def cut(questions, row_step, bag_step, tiles):
 
 
 @kernel
+def _list_all(question):
+    for i in range(question[COUNT]):
+        store_i32(question[MISSES] + 4 * i, np.int32(i))
+    if (question[FORM] >> 16) & 255 == BAGS:
+        for bag in range(question[BAG_COUNT]):
+            store_u8(question[DONE] + bag, np.uint8(0))
+    return question[COUNT]
+
+
+@kernel
 def gather_misses(questions, row_step, bag_step, tiles, missed, left):
     """Bring together, for each question, the places that its tiles missed, at the beginning of its MISSES.
 
     missed: u32 of each tile, an array. left int64 [q]: how many there are, written. -> their sum.
+    Of a question that was NOT_ASKED all places are left, and no bag is done.
     """
     total = 0
     made = 0
     for q in range(questions.shape[0]):
         question = questions[q]
+        if question[POOL] == NOT_ASKED:
+            left[q] = _list_all(question)
+            total += left[q]
+            continue
         bags = (question[FORM] >> 16) & 255 == BAGS
         count, step = (question[BAG_COUNT], bag_step) if bags else (question[COUNT], row_step)
         here = 0
@@ -108,6 +128,61 @@ def gather_misses(questions, row_step, bag_step, tiles, missed, left):
             made += 1
         left[q] = here
         total += here
+    return total
+
+
+@kernel
+def _line(at, nbytes):
+    """The first cache line behind `nbytes` bytes at an address."""
+    return at + (nbytes + 63) // 64 * 64
+
+
+@kernel
+def lay_out(questions, memory):
+    """Set aside, from an address at a cache line on, what questions read and write beside their results.
+
+    IDS, LENGTHS and WEIGHTS hold addresses of the lookup's own and become those of copies; MISSES, DONE and ENCODED are
+    written. What it takes is what `bytes_beside` says.
+    """
+    at = memory
+    for q in range(questions.shape[0]):
+        question = questions[q]
+        count, bags = question[COUNT], question[BAG_COUNT]
+        copy_bytes(at, question[IDS], 8 * count)
+        question[IDS], at = at, _line(at, 8 * count)
+        question[MISSES], at = at, _line(at, 4 * count)
+        if (question[FORM] >> 16) & 255 != BAGS:
+            continue
+        copy_bytes(at, question[LENGTHS], 4 * bags)
+        question[LENGTHS], at = at, _line(at, 4 * bags)
+        question[DONE], at = at, _line(at, bags)
+        if question[WEIGHTS]:
+            copy_bytes(at, question[WEIGHTS], 4 * count)
+            question[WEIGHTS], at = at, _line(at, 4 * count)
+        question[ENCODED] = at
+        at = _line(at, count * question[ROW_BYTES])
+
+
+def bytes_beside(count: int, row_bytes: int, bags: int | None) -> int:
+    """Bytes that `lay_out` takes at most for a question; bags: None for one without."""
+    sizes = [8 * count, 4 * count]
+    if bags is not None:
+        sizes += [4 * bags, bags, 4 * count, count * row_bytes]
+    return sum(-(-size // 64) * 64 for size in sizes)
+
+
+@kernel
+def settle(questions, row_step, bag_step, tiles, missed, segments):
+    """Write MISSES and LEFT of each segment (host/segment.py), and OUT where a question is about bags: as ENCODED.
+
+    The rest as gather_misses; -> how many places are left in all.
+    """
+    left = np.empty(questions.shape[0], np.int64)
+    total = gather_misses(questions, row_step, bag_step, tiles, missed, left)
+    for q in range(questions.shape[0]):
+        segments[q, segment.LEFT], segments[q, segment.MISSES] = left[q], questions[q, MISSES]
+        if (questions[q, FORM] >> 16) & 255 == BAGS:
+            segments[q, segment.OUT] = questions[q, ENCODED]
     return total
 
 

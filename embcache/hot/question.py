@@ -10,7 +10,7 @@ ids that the warm tier lacks has rows written beside it, as they are stored, to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,21 @@ from numpy.typing import NDArray
 from embcache.gpu import tiles
 from embcache.gpu.launcher import MAX_BAG_IDS, Ticket
 from embcache.gpu.layout import BAGS, BYTES, COPY_LIMIT, MEAN, SUM, TILE, form_of
-from embcache.gpu.tiles import COLUMNS, bags_a_tile, cut, gather_misses, kind_of, rows_a_tile
+from embcache.gpu.tiles import (
+    COLUMNS,
+    NOT_ASKED,
+    bags_a_tile,
+    bytes_beside,
+    cut,
+    kind_of,
+    lay_out,
+    rows_a_tile,
+    settle,
+)
 from embcache.host import probe
 from embcache.host.memory import address_of
 from embcache.host.rows import F32, Q8
-from embcache.host.segment import HOT, LEFT, MISSES, OUT
+from embcache.host.segment import HOT, LEFT
 
 if TYPE_CHECKING:
     from embcache.gpu.pools import Pool
@@ -73,14 +83,10 @@ class Room:
 
 def room_for(wishes: Sequence[Wish]) -> int:
     """Bytes of pinned memory that a question about these takes besides its results."""
-    size = 0
-    for wish in wishes:
-        arrays = [8 * wish.ids.size, 4 * wish.ids.size]
-        if wish.lengths is not None:
-            rows = wish.ids.size * wish.view.spec.row_bytes
-            arrays += [4 * wish.ids.size, 4 * wish.lengths.size, wish.lengths.size, rows]
-        size += sum(-(-nbytes // _LINE) * _LINE for nbytes in arrays)
-    return size
+    return sum(
+        bytes_beside(wish.ids.size, wish.view.spec.row_bytes, None if wish.lengths is None else wish.lengths.size)
+        for wish in wishes
+    )
 
 
 def out_bytes_of(dim: int, wire: int) -> int:
@@ -88,92 +94,78 @@ def out_bytes_of(dim: int, wire: int) -> int:
     return dim if wire == Q8 else dim * (4 if wire == F32 else 2)
 
 
+def _columns(wish: Wish, pool: Pool | None) -> tuple[int, ...]:
+    """A question's columns, as `lay_out` takes them."""
+    spec, lengths, weights = wish.view.spec, 0, 0
+    dtype, row_bytes = spec.dtype_code, spec.row_bytes
+    if wish.lengths is None:
+        form = form_of(dtype, wish.wire, kind_of(dtype, wish.wire, row_bytes, wish.out, COPY_LIMIT))
+    else:
+        form = form_of(dtype, wish.wire, BAGS, MEAN if wish.pooling == "mean" else SUM)
+        lengths, weights = address_of(wish.lengths), 0 if wish.weights is None else address_of(wish.weights)
+    return (
+        *(address_of(wish.ids), wish.out, wish.status, 0, wish.scale, wish.bias, lengths, weights, 0, 0),
+        *(wish.ids.size, wish.view.number, NOT_ASKED if pool is None else pool.index, spec.dim, row_bytes, form),
+        *(0 if wish.lengths is None else wish.lengths.size, out_bytes_of(spec.dim, wish.wire)),
+    )
+
+
 class Question:
     """One lookup's question. `ticket` is to be submitted and waited for; then it is `answered`."""
 
-    def __init__(self, wishes: Sequence[Wish], pools: Sequence[Pool | None], room: Room, keep: object) -> None:
-        """pools: of each wish, None where the tier has none for it. keep: what holds the memory of the results."""
-        self.room = room
-        self._wishes = wishes
-        self._columns = np.zeros((len(wishes), COLUMNS), np.int64)
-        self._asked = np.zeros(len(wishes), np.bool_)
-        self.misses: list[Array] = []  # of each wish i32 [n], of which the segments say how many count
-        self._done: list[Array | None] = []  # of a wish for bags: u8 [b], whether the bag was pooled
-        self._encoded: list[Array | None] = []  # and its rows u8 [n, row_bytes], where it was not
+    def __init__(self, wishes: Sequence[Wish], pools: Sequence[Pool | None], memory: Array, keep: object) -> None:
+        """pools: of each wish, None where the tier has none for it. memory: pinned, u8 [room_for(wishes)].
+
+        keep: what holds the memory of the results.
+        """
+        self._memory = memory
+        self._columns = np.array([_columns(*each) for each in zip(wishes, pools, strict=True)], np.int64)
         bag_ids = bag_count = row_ids = 0
-        for place, (wish, pool) in enumerate(zip(wishes, pools, strict=True)):
-            self._lay_out(place, wish)
-            if pool is None or (wish.lengths is not None and bag_ids + wish.ids.size > MAX_BAG_IDS):
+        for place, wish in enumerate(wishes):
+            if pools[place] is None:
                 continue
-            self._asked[place] = True
-            self._columns[place, tiles.POOL] = pool.index
             if wish.lengths is None:
                 row_ids += wish.ids.size
+            elif bag_ids + wish.ids.size > MAX_BAG_IDS:
+                self._columns[place, tiles.POOL] = NOT_ASKED
             else:
                 bag_ids, bag_count = bag_ids + wish.ids.size, bag_count + wish.lengths.size
         self._row_step, self._bag_step = rows_a_tile(row_ids), bags_a_tile(bag_ids, bag_count)
-        asked = self._columns[self._asked]
-        most = row_ids // self._row_step + bag_count // self._bag_step + len(asked) if len(asked) else 0
-        cut_to = np.empty(most, TILE)
-        made = int(cut(asked, self._row_step, self._bag_step, address_of(cut_to)))
-        self.ticket = Ticket(cut_to[:made], bag_ids, (room.memory, keep))
+        lay_out(self._columns, address_of(memory))
+        cut_to = np.empty(row_ids // self._row_step + bag_count // self._bag_step + len(wishes), TILE)
+        self._tiles_at = address_of(cut_to)
+        made = int(cut(self._columns, self._row_step, self._bag_step, self._tiles_at))
+        self.ticket = Ticket(cut_to[:made], bag_ids, (memory, keep))
 
     def answered(self, segments: NDArray[np.int64]) -> int:
         """The ticket is done: list in each segment's MISSES and LEFT what was not found; -> how many ids that is.
 
         Bags that lack rows have OUT where those that they have are.
         """
-        left = np.empty(int(self._asked.sum()), np.int64)
-        cut_to, missed = self.ticket.tiles, self.ticket.missed
-        gather_misses(self._columns[self._asked], self._row_step, self._bag_step, address_of(cut_to), missed, left)
-        segments[self._asked, LEFT] = left
-        for place in np.flatnonzero(~self._asked).tolist():
-            count = self._wishes[place].ids.size
-            self.misses[place][:] = np.arange(count)
-            segments[place, LEFT] = count
-        for place, (misses, encoded, done) in enumerate(zip(self.misses, self._encoded, self._done, strict=True)):
-            segments[place, MISSES] = address_of(misses)
-            if encoded is not None and done is not None:
-                segments[place, OUT] = address_of(encoded)
-                if not self._asked[place]:
-                    done[:] = 0
-        return int(segments[:, LEFT].sum())
+        missed = self.ticket.missed
+        return int(settle(self._columns, self._row_step, self._bag_step, self._tiles_at, missed, segments))
+
+    @property
+    def misses(self) -> list[NDArray[np.int32]]:
+        """Of each wish i32 [n], of which the segments say how many count."""
+        return [self._array(place, tiles.MISSES, 4 * count).view(np.int32) for place, count in self._counts()]
 
     def done_at(self, place: int) -> int:
         """The address of u8 [b]: which bags of a wish were pooled."""
-        done = self._done[place]
-        assert done is not None
-        return address_of(done)
+        return int(self._columns[place, tiles.DONE])
 
     def bags_left(self, place: int) -> NDArray[np.int32]:
         """Which bags of a wish were not pooled: places i32."""
-        done = self._done[place]
-        assert done is not None
+        done = self._array(place, tiles.DONE, int(self._columns[place, tiles.BAG_COUNT]))
         return np.flatnonzero(done == 0).astype(np.int32)
 
-    def _lay_out(self, place: int, wish: Wish) -> None:
-        """Copy what the device reads, set aside what it writes, and write the wish's columns."""
-        spec, room = wish.view.spec, self.room
-        ids, misses = room.put(wish.ids), room.take(wish.ids.size, np.int32)
-        self.misses.append(misses)
-        out_bytes = out_bytes_of(spec.dim, wish.wire)
-        kind = kind_of(spec.dtype_code, wish.wire, spec.row_bytes, wish.out, COPY_LIMIT)
-        form = form_of(spec.dtype_code, wish.wire, kind)
-        lengths = weights = encoded = done = None
-        if wish.lengths is not None:
-            form = form_of(spec.dtype_code, wish.wire, BAGS, MEAN if wish.pooling == "mean" else SUM)
-            lengths, done = room.put(wish.lengths), room.take(wish.lengths.size, np.uint8)
-            weights = None if wish.weights is None else room.put(wish.weights)
-            encoded = room.take(wish.ids.size * spec.row_bytes, np.uint8)
-        self._done.append(done)
-        self._encoded.append(encoded)
-        addresses = (ids, misses, lengths, weights, encoded, done)
-        at, missed_at, *bag_at = (0 if array is None else address_of(array) for array in addresses)
-        self._columns[place] = (
-            *(at, wish.out, wish.status, missed_at, wish.scale, wish.bias, *bag_at),
-            *(wish.ids.size, wish.view.number, 0, spec.dim, spec.row_bytes, form),
-            *(0 if lengths is None else lengths.size, out_bytes),
-        )
+    def _counts(self) -> Iterator[tuple[int, int]]:
+        return enumerate(self._columns[:, tiles.COUNT].tolist())
+
+    def _array(self, place: int, column: int, nbytes: int) -> Array:
+        """What `lay_out` set aside for a wish."""
+        begin = int(self._columns[place, column]) - address_of(self._memory)
+        return self._memory[begin : begin + nbytes]
 
 
 class LeftQuestion:

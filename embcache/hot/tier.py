@@ -141,7 +141,7 @@ class HotTier:
         pools = [division.pools.get(wish.view.spec.row_bytes) for wish in wishes]
         if not any(pools):
             return None
-        question = Question(wishes, pools, Room(self.room(room_for(wishes))), keep)
+        question = Question(wishes, pools, self.room(room_for(wishes)), keep)
         submitted = question.ticket.tiles.size and self._launcher.submit(question.ticket, division.number)
         return question if submitted else None
 

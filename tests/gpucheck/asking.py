@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embcache.gpu.pools import Pool
 from embcache.host.rows import F32
-from embcache.hot.question import Question, Room, Wish, room_for
+from embcache.hot.question import Question, Wish, room_for
 from tests.gpucheck.check import Check
 from tests.gpucheck.filled import Filled
 
@@ -51,7 +51,7 @@ class Asking:
 
     def ask(self, wishes: Sequence[Wish], segments: NDArray[np.int64]) -> int:
         """Look up, listing in `segments` what is missed; -> how many ids that is."""
-        question = Question(wishes, self._pools, Room(self._memory), None)
+        question = Question(wishes, self._pools, self._memory, None)
         assert self._launcher.submit(question.ticket), str(self._launcher.error)
         self._launcher.wait(question.ticket)
         self._misses = question.misses  # segments have their addresses
