@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from loadtest.gpu import render
 from tests.gpucheck.runner import Run, run_stages
 from tests.gpucheck.stages import LIMIT_S, NAMES, STAGES
 
+_NEEDS = ("numba", "numpy", "pytest")  # and CuPy, for a CUDA device
 _PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
@@ -27,6 +29,9 @@ def _check(words: list[str]) -> int:
     parser.add_argument("--commit", default="", help="what is checked, noted with the figures")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help=f"seconds for all stages ({LIMIT_S:g})")
     arguments = parser.parse_args(words)
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"gpu-check: {sys.executable} lacks {', '.join(missing)}: name a Python that has them, PYTHON=...")
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no stage outlives this
