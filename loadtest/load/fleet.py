@@ -108,12 +108,13 @@ class Fleet:
         begin_ns = clock_ns() + round(_LEAD_S * 1e9)
         window_ns = begin_ns + round(plan.warmup_s * 1e9)
         end_ns = window_ns + round(plan.duration_s * 1e9)
-        links = [link for _, link in self._members]
-        for number, link in enumerate(links):
-            clients = (plan.clients + len(links) - 1 - number) // len(links)
-            times = (begin_ns, window_ns, end_ns, plan.patience_s, plan.slo_ms, plan.step_s)
-            self._send(link, Phase(plan.arrivals, plan.rate, clients, *times))
+        times = (begin_ns, window_ns, end_ns, plan.patience_s, plan.slo_ms, plan.step_s)
+        links: list[Connection] = []  # of generators whose phase goes on
         try:
+            for number, (_, link) in enumerate(self._members):
+                clients = (plan.clients + len(self._members) - 1 - number) // len(self._members)
+                self._send(link, Phase(plan.arrivals, plan.rate, clients, *times))
+                links.append(link)
             self._gather(links, outcome, begin_ns, seen)
         except KeyboardInterrupt:
             outcome.interrupted = True

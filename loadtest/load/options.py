@@ -77,7 +77,12 @@ Preload = Annotated[
 ]
 Rows = Annotated[
     int | None,
-    typer.Option(help="Ids of a table; of dlrm: at most.", min=1, rich_help_panel=_TABLES, show_default=False),
+    typer.Option(
+        help="Ids of a table: 100,000 if it is made; of dlrm 20,000 at most.",
+        min=1,
+        rich_help_panel=_TABLES,
+        show_default=False,
+    ),
 ]
 Dim = Annotated[
     int | None, typer.Option(help="Of tables that are made: 64; of dlrm 128.", min=1, rich_help_panel=_TABLES)

@@ -237,6 +237,7 @@ def search(
     bracket, peak, interrupted = Bracket(), None, False
     with ready_fleet(wanted, pace, console) as (ready, fleet):
         frame = frame_of(ready, wanted, pace, arguments)
+        frame = replace(frame, settings={**frame.settings, "rate": None})
         searcher = _Searcher(fleet, pace.plan(wanted), console)
         try:
             peak = searcher.peak()
@@ -246,7 +247,7 @@ def search(
                     searcher.step(share * bracket.low, "curve")
                 for factor in OVERLOADS:
                     searcher.overload(bracket.low, factor)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):  # in a step, or between two
             interrupted = True
     steps = [step for step in searcher.steps if step.purpose != "overload"]
     return {
