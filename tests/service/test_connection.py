@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from embcache.service.bodies import Receive, Scope, Send
 from embcache.service.buffers import BufferPool
-from embcache.service.connection import MAX_HEAD_BYTES
+from embcache.service.connection import MAX_HEAD_BYTES, UNIX_SEND_BUFFER
 from embcache.service.sending import Reply, send_reply
 from tests.service.wires import connect, ends, get, post, receive, send_until_closed, serving
 
@@ -78,6 +79,22 @@ def test_the_buffer_of_a_broken_connection_is_dropped() -> None:
         while server.on_loop(lambda: app.pool.lent):
             pass
         assert app.pool.kept == 0
+
+
+def test_a_unix_socket_takes_a_large_reply_in_one_write(tmp_path: Path) -> None:
+    granted = 2 * min(UNIX_SEND_BUFFER, int(Path("/proc/sys/net/core/wmem_max").read_text()))  # Linux doubles it
+    size = granted // 4
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    with serving(Echo(), listener=listener) as server, socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(tmp_path / "socket"))
+        client.sendall(fill(size, 5))
+        assert client.recv(1, socket.MSG_PEEK)  # the reply is under way, and none of it is read
+        (waiting,) = server.on_loop(lambda: [known.transport.get_write_buffer_size() for known in server.connections])
+        assert waiting == 0
+        assert receive(client).body == b"\x05" * size
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:

@@ -39,9 +39,11 @@ class Server:
 
 
 @contextmanager
-def serving(app: Any, patience_s: float = 60.0, idle_s: float = 60.0) -> Iterator[Server]:
-    """Serves `app` on a free port; clients are cut off after `patience_s` and `idle_s`."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(
+    app: Any, patience_s: float = 60.0, idle_s: float = 60.0, listener: socket.socket | None = None
+) -> Iterator[Server]:
+    """Serves `app` on a free port, or on `listener`; clients are cut off after `patience_s` and `idle_s`."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -68,7 +70,8 @@ def serving(app: Any, patience_s: float = 60.0, idle_s: float = 60.0) -> Iterato
     thread.start()
     try:
         assert ready.wait(10)
-        yield Server(listener.getsockname()[1], server, loops[0])
+        port = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
+        yield Server(port, server, loops[0])
     finally:
         server.should_exit = True
         thread.join(10)
