@@ -4,12 +4,68 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import kernel
-from embcache.host.machine import bits_float, load_u8, load_u32
-from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise
+from embcache.host.jit import inlined, kernel
+from embcache.host.lanes import LANES, add_lanes, add_weighted_lanes
+from embcache.host.machine import bits_float, float_bits, load_u8, load_u32, store_u32
+from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise, row_bytes_of, values_bytes_of
 from embcache.host.segment import COLD, HOT, NEAR, WARM
 
 SUM, MEAN = 0, 1
+
+
+@inlined
+def _add(totals, values, dim):
+    whole = dim & ~(LANES - 1)
+    for j in range(0, whole, LANES):
+        add_lanes(totals + 4 * j, values + 4 * j)
+    for j in range(whole, dim):
+        total = np.float32(bits_float(load_u32(totals + 4 * j)) + bits_float(load_u32(values + 4 * j)))
+        store_u32(totals + 4 * j, float_bits(total))
+
+
+@inlined
+def _add_weighted(totals, values, weight, dim):
+    """Round after the product and after the sum, as every tier does."""
+    whole = dim & ~(LANES - 1)
+    for j in range(0, whole, LANES):
+        add_weighted_lanes(totals + 4 * j, values + 4 * j, weight)
+    for j in range(whole, dim):
+        weighted = np.float32(bits_float(load_u32(values + 4 * j)) * weight)
+        total = np.float32(bits_float(load_u32(totals + 4 * j)) + weighted)
+        store_u32(totals + 4 * j, float_bits(total))
+
+
+@kernel
+def pool_bag(stored, dim, rows, status, count, weights, pooling, wire, out, scale, bias, scratch):
+    """Write the row of one bag of `count` ids; rows, status, weights, out, scale and bias as of `pool_bags`.
+
+    scratch: the address of f32 [2 * dim].
+    """
+    row_bytes = row_bytes_of(stored, dim)
+    totals, decoded = scratch, scratch + 4 * dim
+    for j in range(dim):
+        store_u32(totals + 4 * j, np.uint32(0))
+    found = np.float32(0.0)
+    for i in range(count):
+        code = np.int64(load_u8(status + i))
+        if code in (WARM, COLD, HOT, NEAR):
+            found = np.float32(found + np.float32(1.0))
+            values = rows + i * row_bytes
+            if stored != F32:
+                decode_row(stored, values, dim, decoded)
+                values = decoded
+            if weights != 0:
+                _add_weighted(totals, values, bits_float(load_u32(weights + 4 * i)), dim)
+            else:
+                _add(totals, values, dim)
+    if pooling == MEAN and found > 0:
+        for j in range(dim):
+            mean = np.float32(bits_float(load_u32(totals + 4 * j)) / found)
+            store_u32(totals + 4 * j, float_bits(mean))
+    if wire == Q8:
+        quantise(totals, dim, out, scale, bias)
+    else:
+        encode_values(wire, totals, dim, out)
 
 
 @kernel
@@ -20,35 +76,15 @@ def pool_bags(stored, dim, rows, status, lengths, weights, pooling, wire, out, s
     lengths u32 [b], an array, summing to n; out, scale, bias: where the b rows go, in dtype `wire`.
     done: the address of u8 [b], not 0 where a bag's row is there already and is left alone; or 0 for none such.
     """
-    row_bytes = 8 + dim if stored == Q8 else 4 * dim if stored == F32 else 2 * dim
-    out_bytes = dim if wire == Q8 else 4 * dim if wire == F32 else 2 * dim
-    row = np.empty(dim, np.float32)
-    total = np.empty(dim, np.float32)
+    row_bytes, out_bytes = row_bytes_of(stored, dim), values_bytes_of(wire, dim)
+    held = np.empty(2 * dim, np.float32)
+    scratch = np.int64(held.ctypes.data)
     i = np.int64(0)
     for bag in range(lengths.shape[0]):
         count = np.int64(lengths[bag])
-        if done != 0 and load_u8(done + bag) != 0:
-            i += count
-            continue
-        total[:] = np.float32(0.0)
-        found = np.float32(0.0)
-        for _ in range(count):
-            code = np.int64(load_u8(status + i))
-            if code in (WARM, COLD, HOT, NEAR):
-                found = np.float32(found + np.float32(1.0))
-                decode_row(stored, rows + i * row_bytes, dim, row)
-                if weights != 0:
-                    weight = bits_float(load_u32(weights + 4 * i))
-                    for j in range(dim):
-                        total[j] = np.float32(total[j] + np.float32(row[j] * weight))
-                else:
-                    for j in range(dim):
-                        total[j] = np.float32(total[j] + row[j])
-            i += 1
-        if pooling == MEAN and found > 0:
-            for j in range(dim):
-                total[j] = np.float32(total[j] / found)
-        if wire == Q8:
-            quantise(total, dim, out + bag * out_bytes, scale + 4 * bag, bias + 4 * bag)
-        else:
-            encode_values(wire, total, dim, out + bag * out_bytes)
+        if done == 0 or load_u8(done + bag) == 0:
+            weights_here = weights + 4 * i if weights != 0 else 0
+            to = (out + bag * out_bytes, scale + 4 * bag, bias + 4 * bag)
+            pool_bag(stored, dim, rows + i * row_bytes, status + i, count, weights_here, pooling, wire, *to, scratch)
+        i += count
+    held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none

@@ -16,7 +16,7 @@ from embcache.host.segment import COLD, FAILED, HOT, LATE, MISSING, NEAR, WARM
 from tests.naive import Naive, NaiveTable
 
 NAMES = ["f32", "f16", "bf16", "q8"]
-DIM = 11
+DIM = 21  # vectors, and what is left over
 LENGTHS = np.array([3, 0, 1, 7, 5, 0, 2, 4, 1, 6], np.uint32)
 IDS = np.random.default_rng(6).permutation(int(LENGTHS.sum())).astype(np.uint64)
 STATUS = np.resize(np.array([HOT, MISSING, WARM, COLD, LATE, NEAR, WARM, FAILED], np.uint8), IDS.size)

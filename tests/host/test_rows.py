@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
 from embcache.host.memory import address_of
@@ -23,6 +24,43 @@ def test_every_f16_decodes_as_numpy_says() -> None:
     bits = np.arange(65536, dtype=np.uint16).reshape(-1, 64)
     ours = decode_rows(bits.view(np.uint8), F16, 64)
     np.testing.assert_array_equal(ours, bits.view(np.float16).astype(np.float32))
+
+
+def special_values() -> NDArray[np.uint32]:
+    """Bits of f32 of all kinds, about the limits of the narrow dtypes too."""
+    drawn = np.random.default_rng(11).integers(0, 2**32, 4000, dtype=np.uint32)
+    limits = [0, 1, 0x33000000, 0x33000001, 0x387FE000, 0x38800000, 0x477FEFFF, 0x477FF000, 0x7F7F7FFF, 0x7F7F8000]
+    other = [0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FBFFFFF, 0x7FC00000, 0x7FFFFFFF]
+    bits = np.concatenate([drawn, np.array(limits + other, np.uint32), drawn & 0x007FFFFF, drawn >> 3 | 0x30000000])
+    return np.concatenate([bits, bits ^ np.uint32(0x80000000)])
+
+
+@pytest.mark.parametrize(("code", "narrow", "nan"), [(F16, np.float16, 0x7E00), (BF16, ml_dtypes.bfloat16, 0x7FC0)])
+@pytest.mark.parametrize("dim", [1, 7, 8, 29])
+def test_any_bits_are_rounded_as_numpy_does_but_finite_ones_saturate(
+    code: int, narrow: type, nan: int, dim: int
+) -> None:
+    bits = special_values()
+    bits = bits[: bits.size // dim * dim].reshape(-1, dim)
+    values = bits.view(np.float32)
+    largest = np.float32(65504) if code == F16 else np.float32(3.3895314e38)
+    with np.errstate(all="ignore"):
+        wanted = np.where(np.isfinite(values), values.clip(-largest, largest), values).astype(narrow).view(np.uint16)
+    wanted = np.where(np.isnan(values), nan | (bits >> 16 & 0x8000), wanted)
+    encoded, _ = encode_rows(values, code)
+    np.testing.assert_array_equal(encoded.view(np.uint16), wanted)
+
+
+@pytest.mark.parametrize("dim", [8, 9])
+def test_narrow_bits_come_back_from_f32_a_nan_as_a_quiet_one(dim: int) -> None:
+    every = np.arange(65536 // dim * dim, dtype=np.uint16).reshape(-1, dim)
+    for code, infinity, quiet in ((F16, 0x7C00, 0x7E00), (BF16, 0x7F80, 0x7FC0)):
+        values = decode_rows(every.view(np.uint8), code, dim)
+        again, _ = encode_rows(values, code)
+        is_nan = every & 0x7FFF > infinity
+        np.testing.assert_array_equal(np.isnan(values), is_nan)
+        wanted = np.where(is_nan, every & 0x8000 | quiet, every)
+        np.testing.assert_array_equal(again.view(np.uint16), wanted)
 
 
 def test_every_bf16_decodes_as_ml_dtypes_says() -> None:
@@ -77,11 +115,23 @@ def test_q8_is_the_clients_also_for_rows_wider_than_f32s_range_and_subnormal_one
     assert np.isfinite(decode_rows(encoded, Q8, 7)).all()
 
 
+@pytest.mark.parametrize("dim", [7, 8, 21])
+def test_q8_of_zeros_of_both_signs_keeps_the_first_ones(dim: int) -> None:
+    random = np.random.default_rng(12)
+    rows = random.choice(np.array([0.0, -0.0, 1.0], np.float32), (200, dim))
+    rows[:100] = np.copysign(0, rows[:100] - 0.5) * random.choice([-1, 1], (100, dim))
+    rows[150:] = -rows[150:]
+    encoded, _ = encode_rows(rows, Q8)
+    bias = encoded[:, 4:8].copy().view(np.uint32)[:, 0]
+    np.testing.assert_array_equal(bias, rows[np.arange(200), rows.argmin(axis=1)].view(np.uint32))
+    assert (encoded[:100, :4] == 0).all()
+
+
 @pytest.mark.parametrize("stored", [F32, F16, BF16, Q8])
 @pytest.mark.parametrize("wire", [F32, F16, BF16, Q8])
 @pytest.mark.parametrize("skip", [HOT, 255, None])
 def test_rows_that_are_in_the_wires_form_already_are_left_alone(stored: int, wire: int, skip: int | None) -> None:
-    random, dim = np.random.default_rng(4), 13
+    random, dim = np.random.default_rng(4), 21
     rows = random.standard_normal((40, dim)).astype(np.float32)
     status = random.choice(np.array([HOT, WARM, COLD, MISSING], np.uint8), 40)
     encoded, _ = encode_rows(rows, stored)
