@@ -30,6 +30,7 @@ MAX_BAG_IDS = 1 << 20  # of a launch, in bags
 LIMIT_S = 5.0  # a launch that takes longer never ends
 SLOTS = 2  # launches at once, so that one is at the device while the last one ends
 _WARPS = 4  # of a block
+_ANY, _STORED = "look_up", "look_up_stored"  # kernels
 _BLOCKS = (16, 64, 256, 1024)  # of a launch: the least that gives each tile a warp of its own, or the most
 _TILE_WORDS = TILE.itemsize // 8
 _CONTROL_PLACES = tuple(CONTROL.fields[name][1] // 4 for name in ("tile_count", "tick", "number"))  # type: ignore[index]
@@ -39,13 +40,17 @@ _LOOK_S = 0.01  # how long one look for the end of a launch takes at most
 class Ticket:
     """A lookup's tiles, on their way through a launch. `keep` is what they point into, until the device is through."""
 
-    __slots__ = ("bag_ids", "done", "error", "keep", "missed", "place", "tiles", "words")
+    __slots__ = ("bag_ids", "done", "error", "keep", "missed", "place", "stored", "tiles", "words")
 
-    def __init__(self, tiles: NDArray[np.void], bag_ids: int, keep: object) -> None:
-        """tiles: TILE [t], t at most MAX_TILES; bag_ids: how many ids of them are in bags, at most MAX_BAG_IDS."""
+    def __init__(self, tiles: NDArray[np.void], bag_ids: int, keep: object, *, stored: bool = False) -> None:
+        """tiles: TILE [t], t at most MAX_TILES; bag_ids: how many ids of them are in bags, at most MAX_BAG_IDS.
+
+        stored: whether all are for rows as they are stored, COPY or BYTES.
+        """
         self.tiles = tiles
         self.words = tiles.view(np.uint64)  # the same, which NumPy copies at once
         self.bag_ids = bag_ids
+        self.stored = stored
         self.keep = keep
         self.missed = np.empty(tiles.size, np.uint32)
         self.done = False
@@ -75,14 +80,17 @@ class _Slot:
         for name, value in zip(("tiles", "missed", "pools", "finished", "scratch"), addresses, strict=True):
             self.control[name] = value
         arguments = (address_of(memory),)
-        self._replays: dict[int, Replay] = {
-            blocks: device.capture("look_up", blocks, 32 * _WARPS, arguments) for blocks in _BLOCKS
+        self._replays: dict[tuple[str, int], Replay] = {
+            (kernel, blocks): device.capture(kernel, blocks, 32 * _WARPS, arguments)
+            for kernel in (_ANY, _STORED)
+            for blocks in _BLOCKS
         }
 
     def fill(self, tickets: Iterable[Ticket], tick: int) -> Replay:
         """Put the tickets' tiles in; -> the launch."""
-        at, scratch = 0, 0
+        at, scratch, kernel = 0, 0, _STORED
         for ticket in tickets:
+            kernel = kernel if ticket.stored else _ANY
             self._words[_TILE_WORDS * at : _TILE_WORDS * at + ticket.words.size] = ticket.words
             if ticket.bag_ids:
                 self.tiles["scratch"][at : at + ticket.tiles.size] += np.uint32(scratch)
@@ -94,7 +102,7 @@ class _Slot:
         for place, value in zip(_CONTROL_PLACES, (at, tick & 0xFFFFFFFF, self.number), strict=True):
             self._control_words[place] = value
         self.began = time.monotonic()
-        return self._replays[next((blocks for blocks in _BLOCKS if blocks * _WARPS >= at), _BLOCKS[-1])]
+        return self._replays[kernel, next((blocks for blocks in _BLOCKS if blocks * _WARPS >= at), _BLOCKS[-1])]
 
     @property
     def ended(self) -> bool:

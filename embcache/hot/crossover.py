@@ -109,7 +109,7 @@ class _Hot:
         )
         tiles = np.empty(count // 32 + bag_count + 1, TILE)
         made = int(cut(columns, rows_a_tile(count), bags_a_tile(count, bag_count), address_of(tiles)))
-        ticket = Ticket(tiles[:made], count if bags else 0, self._memory)
+        ticket = Ticket(tiles[:made], count if bags else 0, self._memory, stored=not bags)
         self._launcher.submit(ticket, 0)
         self._launcher.wait(ticket)
 

@@ -135,7 +135,8 @@ class Question:
         cut_to = np.empty(row_ids // self._row_step + bag_count // self._bag_step + len(wishes), TILE)
         self._tiles_at = address_of(cut_to)
         made = int(cut(self._columns, self._row_step, self._bag_step, self._tiles_at))
-        self.ticket = Ticket(cut_to[:made], bag_ids, (memory, keep))
+        stored = bool((self._columns[:, tiles.FORM] >> 16 & 255 <= BYTES).all())
+        self.ticket = Ticket(cut_to[:made], bag_ids, (memory, keep), stored=stored)
 
     def answered(self, segments: NDArray[np.int64]) -> int:
         """The ticket is done: list in each segment's MISSES and LEFT what was not found; -> how many ids that is.
@@ -196,7 +197,7 @@ class LeftQuestion:
         step = rows_a_tile(count)
         cut_to = np.empty(count // step + len(left), TILE)
         made = int(cut(columns, step, 1, address_of(cut_to)))
-        self.ticket = Ticket(cut_to[:made], 0, room.memory)
+        self.ticket = Ticket(cut_to[:made], 0, room.memory, stored=True)
 
     @staticmethod
     def room_for(left: Sequence[tuple[int, TableView, NDArray[np.uint64]]]) -> int:

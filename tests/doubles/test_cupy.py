@@ -227,8 +227,8 @@ _NCU = """
 echo '==PROF== Connected to process 1'
 echo '"ID","Kernel Name","gpu__time_duration.sum","dram__bytes_read.sum"'
 echo '"","","us","Mbyte"'
-echo '"0","look_up","270.1","541.2"'
-echo '"1","look_up","271.3","541.3"'
+echo '"0","look_up_stored","270.1","541.2"'
+echo '"1","look_up_stored","271.3","541.3"'
 """
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embcache.gpu.device import Device
 from embcache.gpu.launcher import Launcher, Ticket
-from embcache.gpu.layout import BAGS, COPY_LIMIT, MEAN, SUM, TILE, form_of
+from embcache.gpu.layout import BAGS, BYTES, COPY_LIMIT, MEAN, SUM, TILE, form_of
 from embcache.gpu.table import GpuTable
 from embcache.gpu.tiles import COLUMNS, cut, gather_misses, kind_of
 from embcache.host.memory import address_of
@@ -77,7 +77,8 @@ class Asker:
         columns = self._columns(version, ids.size, bags, arrays)
         cut_to = np.empty(ids.size // IDS_A_TILE + (0 if bags is None else bags.lengths.size) + 1, TILE)
         made = int(cut(columns, IDS_A_TILE, BAGS_A_TILE, address_of(cut_to)))
-        ticket = Ticket(cut_to[:made], 0 if bags is None else ids.size, arrays)
+        stored = bool((cut_to["form"][:made] >> 16 & 255 <= BYTES).all())
+        ticket = Ticket(cut_to[:made], 0 if bags is None else ids.size, arrays, stored=stored)
         assert self._launcher.submit(ticket)
         return Asked(ids, bags, columns, arrays, ticket)
 

@@ -120,7 +120,8 @@ class Scene:
             return  # a part of the change, and not the last: not all is invalidated yet
         self._launcher.poll()  # a launch that has ended leaves its place to another
         if self._choose.random() < 0.5:
-            self.device.hang("look_up")  # until all is published: then nothing but the digests orders it behind that
+            for kernel in ("look_up", "look_up_stored"):
+                self.device.hang(kernel)  # until all is published: then nothing but the digests orders it behind that
         self._begun.append(self._begin())  # else it runs beside the last steps
 
     def _begin(self) -> Asked:

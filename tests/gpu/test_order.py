@@ -84,7 +84,7 @@ class RecordsNoLookup(Careless):
     """It puts no event behind a lookup, so that nobody can wait for it."""
 
     def record(self, event: Event, stream: Stream) -> None:
-        if self.last != "look_up":
+        if self.last not in ("look_up", "look_up_stored"):
             super().record(event, stream)
 
 

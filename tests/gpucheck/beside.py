@@ -64,7 +64,7 @@ class _Lookups:
         end = time.perf_counter() + seconds
         began = time.perf_counter()
         while began < end or not took:
-            ticket = Ticket(self._tiles[len(took) % len(self._tiles)], 0, None)
+            ticket = Ticket(self._tiles[len(took) % len(self._tiles)], 0, None, stored=True)
             assert self._launcher.submit(ticket), str(self._launcher.error)
             self._launcher.wait(ticket)
             done = time.perf_counter()

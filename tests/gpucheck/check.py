@@ -38,9 +38,9 @@ def source(defines: Mapping[str, int] = {}, blocks_an_sm: int = 0) -> str:
     """
     text = kernels.source(defines)
     if blocks_an_sm:
-        bound = "__launch_bounds__(128) look_up("
+        bound = "__launch_bounds__(128) look_up_stored("
         assert bound in text
-        text = text.replace(bound, f"__launch_bounds__(128, {blocks_an_sm}) look_up(")
+        text = text.replace(bound, f"__launch_bounds__(128, {blocks_an_sm}) look_up_stored(")
     return text + f'#line 1 "check.cu"\n{(Path(__file__).parent / "check.cu").read_text()}'
 
 

@@ -26,7 +26,7 @@ def run(check: Check) -> Lines:
     if check.emulated:
         raise Skipped("ncu reads the counters of GPUs")
     program = tool("ncu")
-    options = ("--clock-control", "none", "--kernel-name", "look_up", "--launch-count", str(_LAUNCHES))
+    options = ("--clock-control", "none", "--kernel-name", "look_up_stored", "--launch-count", str(_LAUNCHES))
     done = subprocess.run(
         [
             *(program, *options, "--metrics", ",".join(_METRICS), "--csv", "--page", "raw"),

@@ -66,7 +66,7 @@ class Direct:
             control["tile_count"], control["tick"], control["number"] = tiles.size, tick, 1
             self._kept.append(memory)
             self._missed.append(missed)
-            self._replays.append(device.capture("look_up", blocks, 32 * warps, (address_of(memory),)))
+            self._replays.append(device.capture("look_up_stored", blocks, 32 * warps, (address_of(memory),)))
 
     def turn(self, stream: Stream, k: int) -> None:
         """Launch lookup number k."""

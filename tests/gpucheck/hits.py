@@ -50,7 +50,7 @@ def _launched(check: Check, filled: Filled, sets: list[Memory], out: Memory) -> 
     took = []
     for k in range(check.of(40, 4)):
         addresses = (sets[k % len(sets)].address, out.address, status.address, misses.address)
-        ticket = Ticket(tiles_of(filled, *addresses, count, rows_a_tile(count)), 0, None)
+        ticket = Ticket(tiles_of(filled, *addresses, count, rows_a_tile(count)), 0, None, stored=True)
         began = time.perf_counter()
         assert filled.launcher.submit(ticket)
         filled.launcher.wait(ticket)

@@ -118,7 +118,7 @@ class _Reader:
         check, scene = self._scene.check, self._scene
         self._status[:] = 0
         least = scene.least
-        ticket = Ticket(self._tiles, 0, self._memory)
+        ticket = Ticket(self._tiles, 0, self._memory, stored=True)
         assert scene.launcher.submit(ticket), str(scene.launcher.error)
         scene.launcher.wait(ticket)
         check.device.clear(self._counts.address, 12, self._stream)

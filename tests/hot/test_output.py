@@ -235,7 +235,7 @@ def test_without_a_tier_or_after_its_loss_it_says_why(tmp_path: Path) -> None:
         with pytest.raises(MalformedRequest, match=r'needs a hot tier, and there is none: hot\.device is "off"'):
             opened.lookup({"item": IDS[:5]}, device="cuda")
     with EmbeddingCache.open(settings(tmp_path)) as opened:
-        with pytest.raises(Overloaded, match="do not fit into the device.s memory"):
+        with pytest.raises(Overloaded, match="the results do not fit"):
             opened.lookup({"item": np.resize(IDS, 1 << 25)}, device="cuda")
         assert opened.lookup({"item": IDS[:5]}, device="cuda")["item"].found.all()  # and that is all it cost
         device_of(opened).lose("it fell off")

@@ -114,7 +114,7 @@ def test_a_device_that_hangs_costs_a_lookup_no_more_than_its_deadline(tmp_path: 
         table = filled(opened, "item", 4, "f32")
         warm_up(opened, "item", IDS[:20])
         device = tier(opened).device
-        device.hang("look_up")  # type: ignore[attr-defined]
+        device.hang("look_up_stored")  # type: ignore[attr-defined]
         late = opened.lookup({"item": IDS[:20]}, deadline_ms=50)["item"]
         assert set(late.status.tolist()) <= {WARM, LATE}
         wanted = np.stack([table.served(identifier) for identifier in IDS[:20].tolist()])

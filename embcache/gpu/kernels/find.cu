@@ -124,7 +124,8 @@ __device__ __forceinline__ void express_rows(const Pool& pool, const Tile& tile,
     }
 }
 
-// -> how many ids were missed.
+// -> how many ids were missed. ANY: whether rows may have to be expressed in another form.
+template <bool ANY>
 __device__ __forceinline__ u32 look_up_rows(const Pool& pool, const Tile& tile, u32 lane, u32 tick) {
     const u32 kind = tile.form >> 16 & 255u;
     u32 missed = 0;
@@ -132,7 +133,7 @@ __device__ __forceinline__ u32 look_up_rows(const Pool& pool, const Tile& tile, 
         const u32 i = base + lane;
         const bool live = i < tile.count;
         const u32 row = find_one(pool, tile, i, live, tick).row;
-        if (kind == EXPRESS) {
+        if (ANY && kind == EXPRESS) {
             express_rows(pool, tile, lane, base, row);
         } else if (kind == COPY) {
             copy_rows(pool, tile.row_bytes, lane, row, tile.out + (u64)base * tile.row_bytes);
