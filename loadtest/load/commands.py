@@ -71,7 +71,7 @@ def add_commands(app: typer.Typer, failures_said: FailuresSaid) -> None:
         _check_folders(json, html)
         console = Console()
         with failures_said(console), terminated_as_interrupted():
-            pace = Pace(arrivals.value, rate, clients, processes, warmup, duration, slo_ms)
+            pace = Pace(arrivals.value, rate, clients, min(processes, clients), warmup, duration, slo_ms)
             report = run_load(wanted, pace, console, sys.argv[1:])
             print_run(report, console)
             _write(report, json, html, console)
@@ -124,7 +124,7 @@ def add_commands(app: typer.Typer, failures_said: FailuresSaid) -> None:
         _check_folders(json, html)
         console = Console()
         with failures_said(console), terminated_as_interrupted():
-            pace = Pace(arrivals.value, None, clients, processes, warmup, duration, slo_ms)
+            pace = Pace(arrivals.value, None, clients, min(processes, clients), warmup, duration, slo_ms)
             report = search_rate(wanted, pace, console, sys.argv[1:], precision)
             for line in search_lines(report):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ _PACKAGES = ("embcache-client", "hdrhistogram", "numpy", "msgpack")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How hard and how long. rate: None for the workload's default."""
+    """How hard and how long. rate: None for the workload's default. processes: at most as many as clients."""
 
     arrivals: Arrivals = "poisson"
     rate: float | None = None
@@ -62,10 +62,12 @@ def run(wanted: Wanted, pace: Pace, console: Console, arguments: Sequence[str] =
 @contextmanager
 def ready_fleet(wanted: Wanted, pace: Pace, console: Console) -> Iterator[tuple[Ready, Fleet]]:
     """A service that can be asked, and generators that can ask it."""
-    with progress_on(console) as progress, prepared(wanted, progress) as ready:
-        processes = min(pace.processes, pace.clients)
-        with fleet_of(ready.target, ready.workload, processes) as fleet:
-            yield ready, fleet
+    with (
+        progress_on(console) as progress,
+        prepared(wanted, progress) as ready,
+        fleet_of(ready.target, ready.workload, pace.processes) as fleet,
+    ):
+        yield ready, fleet
 
 
 def frame_of(ready: Ready, wanted: Wanted, pace: Pace, arguments: Sequence[str]) -> Frame:
