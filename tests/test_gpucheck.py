@@ -34,7 +34,7 @@ def outcomes(lines: Lines) -> list[tuple[str, str]]:
 
 def check(*words: str, out: Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "tests.gpucheck", "--device", "emulated", "--small", "--out", str(out), *words]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
 
 
 @pytest.fixture(scope="module")
