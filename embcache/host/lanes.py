@@ -1,16 +1,18 @@
-"""Eight values at a time: conversions between f32 and the narrower dtypes, and sums, as vectors of LLVM's.
+"""Loops over values, eight at a time: conversions between f32 and the narrower dtypes, and sums, as LLVM's vectors.
 
-LLVM makes no vectors of loops over addresses, so these say what they want. They hold no branch and nothing that only
-some processors have: integer operations do what x86's F16C and Arm's FCVT would, NaN and saturation as rows.py says
-them, with one addition or subtraction each (F. Giesen, "Float->half variants", 2012). No product is fused with a sum.
+LLVM makes no vectors of loops over addresses, so these say what they want; the last few values go one by one, through
+the same operations. They hold no branch and nothing that only some processors have: integer operations do what x86's
+F16C and Arm's FCVT would, NaN and saturation as rows.py says them, with one addition or subtraction each (F. Giesen,
+"Float->half variants", 2012). No product is fused with a sum.
 
-All take addresses, which need not be aligned: first of what is written, then of what is read. lanes_python.py has the
-same as plain Python, for NUMBA_DISABLE_JIT=1.
+All take addresses, which need not be aligned: first of what is written, then of what is read, and how many values that
+is. lanes_python.py has the same as plain Python, for NUMBA_DISABLE_JIT=1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, reduce
 from typing import Any
 
@@ -23,132 +25,59 @@ from embcache.host.jit import JIT_ENABLED
 
 LANES = 8
 
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_WORDS = ir.VectorType(ir.IntType(32), LANES)
-_HALVES = ir.VectorType(ir.IntType(16), LANES)
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
+_F32, _I64 = ir.FloatType(), ir.IntType(64)
+_BYTE, _HALF, _WORD = (ir.IntType(bits) for bits in (8, 16, 32))
 
 Convert = Callable[[Any, Any], Any]
 
 
-def _all(value: int) -> Any:
-    return ir.Constant(_WORDS, [value] * LANES)
+def _as(element: Any, like: Any) -> Any:
+    """The type of as many elements as `like` has."""
+    return ir.VectorType(element, like.type.count)
 
 
-def _floats(value: float) -> Any:
-    return ir.Constant(_FLOATS, [value] * LANES)
+def _all(value: float, like: Any) -> Any:
+    """A constant in all lanes, in the type of `like`."""
+    return ir.Constant(like.type, [value] * like.type.count)
 
 
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+def _floats(value: float, like: Any) -> Any:
+    """A constant f32 in as many lanes as `like` has."""
+    return ir.Constant(_as(_F32, like), [value] * like.type.count)
+
+
+def _load(builder: Any, address: Any, element: Any, lanes: int) -> Any:
+    return builder.load(builder.inttoptr(address, ir.VectorType(element, lanes).as_pointer()), align=1)
 
 
 def _store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
 
 
-def _spread(builder: Any, value: Any) -> Any:
-    """A scalar f32 in all lanes."""
-    lanes = ir.Constant(_FLOATS, ir.Undefined)
-    for lane in range(LANES):
-        lanes = builder.insert_element(lanes, value, ir.IntType(32)(lane))
-    return lanes
+def _spread(builder: Any, value: Any, lanes: int) -> Any:
+    """A scalar in so many lanes."""
+    spread = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    for lane in range(lanes):
+        spread = builder.insert_element(spread, value, _WORD(lane))
+    return spread
 
 
-def _widened_f16(builder: Any, halves: Any) -> Any:
-    bits = builder.zext(halves, _WORDS)
-    sign = builder.shl(builder.and_(bits, _all(0x8000)), _all(16))
-    magnitude = builder.shl(builder.and_(bits, _all(0x7FFF)), _all(13))
-    normal = builder.add(magnitude, _all(0x38000000))
-    least = builder.bitcast(_all(0x38800000), _FLOATS)  # 2**-14: a subnormal is as much above it as it is itself
-    above = builder.bitcast(builder.add(magnitude, _all(0x38800000)), _FLOATS)
-    subnormal = builder.bitcast(builder.fsub(above, least), _WORDS)
-    finite = builder.select(builder.icmp_unsigned("<", magnitude, _all(0x00800000)), subnormal, normal)
-    other = builder.or_(magnitude, _all(0x7F800000))
-    value = builder.select(builder.icmp_unsigned("<", magnitude, _all(0x0F800000)), finite, other)
-    return builder.bitcast(builder.or_(sign, value), _FLOATS)
+def _at(builder: Any, address: Any, index: Any, size: int) -> Any:
+    return builder.add(address, builder.mul(index, _I64(size)))
 
 
-def _widened_bf16(builder: Any, halves: Any) -> Any:
-    return builder.bitcast(builder.shl(builder.zext(halves, _WORDS), _all(16)), _FLOATS)
+def _loop(builder: Any, count: Any, body: Callable[[Any, int], None]) -> None:
+    """Do body(index, lanes) for all of `count` values: by LANES, and the rest one by one."""
+    whole = builder.and_(count, _I64(-LANES))
+    for begin, end, lanes in ((_I64(0), whole, LANES), (whole, count, 1)):
+        with _range(builder, begin, end, lanes) as index:
+            body(index, lanes)
 
 
-def _narrowed(builder: Any, values: Any, infinity: int, rounded: Convert) -> Any:
-    """Values in 16 bits: finite ones as `rounded` makes them of their magnitudes, NaN as a quiet one of its sign."""
-    bits = builder.bitcast(values, _WORDS)
-    sign = builder.and_(builder.lshr(bits, _all(16)), _all(0x8000))
-    magnitude = builder.and_(bits, _all(0x7FFFFFFF))
-    quiet = 0x0200 if infinity == 0x7C00 else 0x0040  # the bit that makes a NaN a quiet one
-    is_nan = builder.icmp_unsigned(">", magnitude, _all(0x7F800000))
-    other = builder.select(is_nan, _all(infinity | quiet), _all(infinity))
-    is_finite = builder.icmp_unsigned("<", magnitude, _all(0x7F800000))
-    narrow = builder.select(is_finite, rounded(builder, magnitude), other)
-    return builder.trunc(builder.or_(sign, narrow), _HALVES)
-
-
-def _at_most(builder: Any, words: Any, limit: int) -> Any:
-    return builder.select(builder.icmp_unsigned("<", words, _all(limit)), words, _all(limit))
-
-
-def _to_even(builder: Any, magnitude: Any, dropped: int) -> Any:
-    """Magnitudes without their lowest bits, rounded to nearest, ties to even."""
-    odd = builder.and_(builder.lshr(magnitude, _all(dropped)), _all(1))
-    nearly_half = builder.add(odd, _all((1 << (dropped - 1)) - 1))
-    return builder.lshr(builder.add(magnitude, nearly_half), _all(dropped))
-
-
-def _rounded_f16(builder: Any, magnitude: Any) -> Any:
-    magnitude = _at_most(builder, magnitude, 0x477FEFFF)  # the last that rounds to 65,504
-    half = builder.bitcast(_all(0x3F000000), _FLOATS)  # adding 0.5 shifts and rounds in one
-    shifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, _FLOATS), half), _WORDS)
-    subnormal = builder.sub(shifted, _all(0x3F000000))
-    normal = _to_even(builder, builder.sub(magnitude, _all(0x38000000)), 13)
-    return builder.select(builder.icmp_unsigned("<", magnitude, _all(0x38800000)), subnormal, normal)
-
-
-def _rounded_bf16(builder: Any, magnitude: Any) -> Any:
-    return _at_most(builder, _to_even(builder, magnitude, 16), 0x7F7F)
-
-
-def _narrowed_f16(builder: Any, values: Any) -> Any:
-    return _narrowed(builder, values, 0x7C00, _rounded_f16)
-
-
-def _narrowed_bf16(builder: Any, values: Any) -> Any:
-    return _narrowed(builder, values, 0x7F80, _rounded_bf16)
-
-
-def _converter(source: Any, convert: Convert) -> Any:
-    @intrinsic
-    def converted(_context: Any, _target: Any, _source: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            target, at = arguments
-            _store(builder, convert(builder, _load(builder, at, source)), target)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), generate
-
-    return converted
-
-
-widen_f16 = _converter(_HALVES, _widened_f16)
-widen_bf16 = _converter(_HALVES, _widened_bf16)
-narrow_f16 = _converter(_FLOATS, _narrowed_f16)
-narrow_bf16 = _converter(_FLOATS, _narrowed_bf16)
-
-
-@intrinsic
-def widen_codes(_context: Any, _target: Any, _codes: Any, _scale: Any, _bias: Any) -> Any:
-    """The f32 values of u8 codes: code * scale + bias."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        target, codes, scale, bias = arguments
-        values = builder.uitofp(_load(builder, codes, _BYTES), _FLOATS)
-        scaled = builder.fmul(values, _spread(builder, scale))
-        _store(builder, builder.fadd(scaled, _spread(builder, bias)), target)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.float32, types.float32), generate
+@contextmanager
+def _range(builder: Any, begin: Any, end: Any, step: int) -> Iterator[Any]:
+    with cgutils.for_range_slice(builder, begin, end, _I64(step), _I64) as (index, _):
+        yield index
 
 
 def _variable(builder: Any, value: Any) -> Any:
@@ -156,75 +85,193 @@ def _variable(builder: Any, value: Any) -> Any:
     return cgutils.alloca_once_value(builder, value)  # type: ignore[no-untyped-call]
 
 
-def _chosen(builder: Any, sign: str, value: Any, held: Any) -> Any:
+def _chosen(builder: Any, sign: str, held: Any, value: Any) -> Any:
     """`value` where it compares so with what is held, which stays otherwise, as with a NaN or another zero."""
     return builder.select(builder.fcmp_ordered(sign, value, held), value, held)
 
 
+def _widened_f16(builder: Any, halves: Any) -> Any:
+    bits = builder.zext(halves, _as(_WORD, halves))
+    sign = builder.shl(builder.and_(bits, _all(0x8000, bits)), _all(16, bits))
+    magnitude = builder.shl(builder.and_(bits, _all(0x7FFF, bits)), _all(13, bits))
+    normal = builder.add(magnitude, _all(0x38000000, bits))
+    least = _floats(2.0**-14, bits)  # a subnormal is added to it as bits, and it is subtracted as a number
+    above = builder.bitcast(builder.add(magnitude, _all(0x38800000, bits)), least.type)
+    subnormal = builder.bitcast(builder.fsub(above, least), bits.type)
+    is_subnormal = builder.icmp_unsigned("<", magnitude, _all(0x00800000, bits))
+    is_finite = builder.icmp_unsigned("<", magnitude, _all(0x0F800000, bits))
+    other = builder.or_(magnitude, _all(0x7F800000, bits))
+    value = builder.select(is_finite, builder.select(is_subnormal, subnormal, normal), other)
+    return builder.bitcast(builder.or_(sign, value), least.type)
+
+
+def _widened_bf16(builder: Any, halves: Any) -> Any:
+    bits = builder.zext(halves, _as(_WORD, halves))
+    return builder.bitcast(builder.shl(bits, _all(16, bits)), _as(_F32, bits))
+
+
+def _narrowed(infinity: int, quiet: int, rounded: Convert, builder: Any, values: Any) -> Any:
+    """Values in 16 bits: finite ones as `rounded` makes them of their magnitudes, NaN as a quiet one of its sign."""
+    bits = builder.bitcast(values, _as(_WORD, values))
+    sign = builder.and_(builder.lshr(bits, _all(16, bits)), _all(0x8000, bits))
+    magnitude = builder.and_(bits, _all(0x7FFFFFFF, bits))
+    is_nan = builder.icmp_unsigned(">", magnitude, _all(0x7F800000, bits))
+    other = builder.select(is_nan, _all(infinity | quiet, bits), _all(infinity, bits))
+    is_finite = builder.icmp_unsigned("<", magnitude, _all(0x7F800000, bits))
+    narrow = builder.select(is_finite, rounded(builder, magnitude), other)
+    return builder.trunc(builder.or_(sign, narrow), _as(_HALF, bits))
+
+
+def _at_most(builder: Any, words: Any, limit: int) -> Any:
+    return builder.select(builder.icmp_unsigned("<", words, _all(limit, words)), words, _all(limit, words))
+
+
+def _to_even(builder: Any, magnitude: Any, dropped: int) -> Any:
+    """Magnitudes without their lowest bits, rounded to nearest, ties to even."""
+    odd = builder.and_(builder.lshr(magnitude, _all(dropped, magnitude)), _all(1, magnitude))
+    nearly_half = builder.add(odd, _all((1 << (dropped - 1)) - 1, magnitude))
+    return builder.lshr(builder.add(magnitude, nearly_half), _all(dropped, magnitude))
+
+
+def _rounded_f16(builder: Any, magnitude: Any) -> Any:
+    magnitude = _at_most(builder, magnitude, 0x477FEFFF)  # the last that rounds to 65,504
+    half = _floats(0.5, magnitude)  # adding 0.5 shifts and rounds in one
+    shifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, half.type), half), magnitude.type)
+    subnormal = builder.sub(shifted, _all(0x3F000000, magnitude))
+    normal = _to_even(builder, builder.sub(magnitude, _all(0x38000000, magnitude)), 13)
+    is_subnormal = builder.icmp_unsigned("<", magnitude, _all(0x38800000, magnitude))
+    return builder.select(is_subnormal, subnormal, normal)
+
+
+def _rounded_bf16(builder: Any, magnitude: Any) -> Any:
+    return _at_most(builder, _to_even(builder, magnitude, 16), 0x7F7F)
+
+
+def _converter(source: Any, source_bytes: int, target_bytes: int, convert: Convert) -> Any:
+    @intrinsic
+    def converted(_context: Any, _target: Any, _source: Any, _count: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            target, values, count = arguments
+
+            def body(index: Any, lanes: int) -> None:
+                loaded = _load(builder, _at(builder, values, index, source_bytes), source, lanes)
+                _store(builder, convert(builder, loaded), _at(builder, target, index, target_bytes))
+
+            _loop(builder, count, body)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    return converted
+
+
+widen_f16 = _converter(_HALF, 2, 4, _widened_f16)
+widen_bf16 = _converter(_HALF, 2, 4, _widened_bf16)
+narrow_f16 = _converter(_F32, 4, 2, partial(_narrowed, 0x7C00, 0x0200, _rounded_f16))
+narrow_bf16 = _converter(_F32, 4, 2, partial(_narrowed, 0x7F80, 0x0040, _rounded_bf16))
+
+
 @intrinsic
-def narrow_codes(_context: Any, _codes: Any, _source: Any, _low: Any, _scale: Any, _limit: Any) -> Any:
+def widen_codes(_context: Any, _target: Any, _codes: Any, _count: Any, _scale: Any, _bias: Any) -> Any:
+    """The f32 values of u8 codes: code * scale + bias."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        target, codes, count, scale, bias = arguments
+
+        def body(index: Any, lanes: int) -> None:
+            loaded = _load(builder, builder.add(codes, index), _BYTE, lanes)
+            scaled = builder.fmul(builder.uitofp(loaded, _as(_F32, loaded)), _spread(builder, scale, lanes))
+            value = builder.fadd(scaled, _spread(builder, bias, lanes))
+            _store(builder, value, _at(builder, target, index, 4))
+
+        _loop(builder, count, body)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.float32, types.float32), generate
+
+
+@intrinsic
+def narrow_codes(_context: Any, _codes: Any, _values: Any, _count: Any, _low: Any, _scale: Any, _limit: Any) -> Any:
     """The u8 codes of f32 values cut to +-limit: (value - low) / scale to nearest even, at most 255; of a NaN, 0."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        low, scale, limit = (_spread(builder, argument) for argument in arguments[2:])
-        value = _chosen(builder, ">", builder.fneg(limit), _load(builder, arguments[1], _FLOATS))
-        value = _chosen(builder, "<", limit, value)
-        steps = builder.fdiv(builder.fsub(value, low), scale)
-        whole = builder.bitcast(_all(0x4B000000), _FLOATS)  # 2**23, beyond which f32 has no fractions
-        steps = builder.fsub(builder.fadd(steps, whole), whole)
-        steps = builder.select(builder.fcmp_ordered(">", steps, _floats(0.0)), steps, _floats(0.0))
-        steps = _chosen(builder, "<", _floats(255.0), steps)
-        _store(builder, builder.trunc(builder.fptoui(steps, _WORDS), _BYTES), arguments[0])
+        codes, values, count = arguments[:3]
+
+        def body(index: Any, lanes: int) -> None:
+            low, scale, limit = (_spread(builder, each, lanes) for each in arguments[3:])
+            value = _load(builder, _at(builder, values, index, 4), _F32, lanes)
+            value = _chosen(builder, "<", _chosen(builder, ">", value, builder.fneg(limit)), limit)
+            steps = builder.fdiv(builder.fsub(value, low), scale)
+            whole = _all(2.0**23, steps)  # f32 has no fractions from there on
+            steps = builder.fsub(builder.fadd(steps, whole), whole)
+            steps = _chosen(builder, ">", _all(0.0, steps), steps)
+            steps = _chosen(builder, "<", steps, _all(255.0, steps))
+            code = builder.trunc(builder.fptoui(steps, _as(_WORD, steps)), _as(_BYTE, steps))
+            _store(builder, code, builder.add(codes, index))
+
+        _loop(builder, count, body)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.float32, types.float32, types.float32), generate
+    return types.void(*(types.int64,) * 3, *(types.float32,) * 3), generate
 
 
 @intrinsic
-def bounds_of_lanes(_context: Any, _values: Any, _groups: Any) -> Any:
-    """(least, greatest) of eight times `groups` f32 values, 1 or more; of equal ones, any."""
+def bounds_of(_context: Any, _values: Any, _count: Any) -> Any:
+    """(least, greatest) of f32 values, of one at least; of equal ones, any."""
     result: Any = types.UniTuple(types.float32, 2)  # type: ignore[no-untyped-call]
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        first = _load(builder, arguments[0], _FLOATS)
-        lanes = {sign: _variable(builder, first) for sign in "<>"}
-        with cgutils.for_range(builder, arguments[1]) as loop:
-            offset = builder.mul(loop.index, ir.IntType(64)(4 * LANES))
-            value = _load(builder, builder.add(arguments[0], offset), _FLOATS)
-            for sign, held in lanes.items():
-                builder.store(_chosen(builder, sign, value, builder.load(held)), held)
+        values, count = arguments
+        first = builder.extract_element(_load(builder, values, _F32, 1), _WORD(0))
+        held = {lanes: [_variable(builder, _spread(builder, first, lanes)) for _ in "<>"] for lanes in (LANES, 1)}
+
+        def body(index: Any, lanes: int) -> None:
+            value = _load(builder, _at(builder, values, index, 4), _F32, lanes)
+            for sign, place in zip("<>", held[lanes], strict=True):
+                builder.store(_chosen(builder, sign, builder.load(place), value), place)
+
+        _loop(builder, count, body)
         bounds = []
-        for sign, held in lanes.items():
-            each = [builder.extract_element(builder.load(held), ir.IntType(32)(lane)) for lane in range(LANES)]
+        for sign, *places in zip("<>", *held.values(), strict=True):
+            vectors = [builder.load(place) for place in places]
+            each = [builder.extract_element(lanes, _WORD(at)) for lanes in vectors for at in range(lanes.type.count)]
             bounds.append(reduce(partial(_chosen, builder, sign), each))
         return context.make_tuple(builder, result, bounds)
 
     return result(types.int64, types.int64), generate
 
 
-@intrinsic
-def add_lanes(_context: Any, _totals: Any, _values: Any) -> Any:
-    """Add f32 values to totals."""
+def _combiner(combine: Callable[[Any, Any, Any, Any], Any]) -> Any:
+    """A loop over totals, f32, each of which becomes combine(builder, total, value, number), values being f32."""
 
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        totals, values = (_load(builder, address, _FLOATS) for address in arguments)
-        _store(builder, builder.fadd(totals, values), arguments[0])
-        return context.get_dummy_value()
+    @intrinsic
+    def combined(_context: Any, _totals: Any, _values: Any, _count: Any, _number: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            totals, values, count, number = arguments
 
-    return types.void(types.int64, types.int64), generate
+            def body(index: Any, lanes: int) -> None:
+                at, of = (_at(builder, address, index, 4) for address in (totals, values))
+                total, value = (_load(builder, address, _F32, lanes) for address in (at, of))
+                _store(builder, combine(builder, total, value, _spread(builder, number, lanes)), at)
+
+            _loop(builder, count, body)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 3, types.float32), generate
+
+    return combined
 
 
-@intrinsic
-def add_weighted_lanes(_context: Any, _totals: Any, _values: Any, _weight: Any) -> Any:
-    """Add f32 values, each multiplied by a weight, to totals."""
+def _with_product(builder: Any, total: Any, value: Any, weight: Any) -> Any:
+    return builder.fadd(total, builder.fmul(value, weight))
 
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        totals, values = (_load(builder, address, _FLOATS) for address in arguments[:2])
-        weighted = builder.fmul(values, _spread(builder, arguments[2]))
-        _store(builder, builder.fadd(totals, weighted), arguments[0])
-        return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.float32), generate
+def _quotient(builder: Any, _total: Any, value: Any, divisor: Any) -> Any:
+    return builder.fdiv(value, divisor)
+
+
+add_weighted = _combiner(_with_product)
+divide_values = _combiner(_quotient)
 
 
 if not JIT_ENABLED:

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import inlined, kernel
-from embcache.host.lanes import LANES, add_lanes, add_weighted_lanes
-from embcache.host.machine import bits_float, float_bits, load_u8, load_u32, store_u32
+from embcache.host.jit import kernel
+from embcache.host.lanes import add_weighted, divide_values
+from embcache.host.machine import bits_float, load_u8, load_u32, store_u32
 from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise, row_bytes_of, values_bytes_of
 from embcache.host.segment import COLD, HOT, NEAR, WARM
 
 SUM, MEAN = 0, 1
-
-
-@inlined
-def _add(totals, values, dim):
-    whole = dim & ~(LANES - 1)
-    for j in range(0, whole, LANES):
-        add_lanes(totals + 4 * j, values + 4 * j)
-    for j in range(whole, dim):
-        total = np.float32(bits_float(load_u32(totals + 4 * j)) + bits_float(load_u32(values + 4 * j)))
-        store_u32(totals + 4 * j, float_bits(total))
-
-
-@inlined
-def _add_weighted(totals, values, weight, dim):
-    """Round after the product and after the sum, as every tier does."""
-    whole = dim & ~(LANES - 1)
-    for j in range(0, whole, LANES):
-        add_weighted_lanes(totals + 4 * j, values + 4 * j, weight)
-    for j in range(whole, dim):
-        weighted = np.float32(bits_float(load_u32(values + 4 * j)) * weight)
-        total = np.float32(bits_float(load_u32(totals + 4 * j)) + weighted)
-        store_u32(totals + 4 * j, float_bits(total))
 
 
 @kernel
@@ -54,14 +32,10 @@ def pool_bag(stored, dim, rows, status, count, weights, pooling, wire, out, scal
             if stored != F32:
                 decode_row(stored, values, dim, decoded)
                 values = decoded
-            if weights != 0:
-                _add_weighted(totals, values, bits_float(load_u32(weights + 4 * i)), dim)
-            else:
-                _add(totals, values, dim)
+            weight = bits_float(load_u32(weights + 4 * i)) if weights != 0 else np.float32(1.0)
+            add_weighted(totals, values, dim, weight)
     if pooling == MEAN and found > 0:
-        for j in range(dim):
-            mean = np.float32(bits_float(load_u32(totals + 4 * j)) / found)
-            store_u32(totals + 4 * j, float_bits(mean))
+        divide_values(totals, totals, dim, found)
     if wire == Q8:
         quantise(totals, dim, out, scale, bias)
     else:
