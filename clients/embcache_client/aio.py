@@ -16,6 +16,7 @@ from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpo
 from embcache_client.client import is_unavailable
 from embcache_client.errors import ClientError
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
+from embcache_client.lookups import Lookups
 from embcache_client.results import LookupResult, RowPage
 
 
@@ -33,8 +34,12 @@ class AsyncClient:
         timeout: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         max_reply_bytes: int = MAX_REPLY_BYTES,
+        connections: int = 1,
+        near_cache_rows: int = 0,
+        max_staleness_s: float = 0.0,
     ) -> None:
         self._transport = AsyncTransport(Endpoint(url, token, timeout, retry, max_reply_bytes))
+        self._lookups = Lookups(self._transport.buffers, connections, near_cache_rows, max_staleness_s)
 
     async def lookup(
         self,
@@ -48,17 +53,15 @@ class AsyncClient:
         version: Versions = None,
     ) -> LookupResult:
         """As Client.lookup."""
-        return await self._transport.run(
-            lookup_call(
-                tables,
-                dtype=dtype,
-                strict=strict,
-                min_position=min_position,
-                history=history,
-                deadline_ms=deadline_ms,
-                version=version,
-            )
-        )
+        conditions: dict[str, Any] = {
+            "strict": strict,
+            "min_position": min_position,
+            "history": history,
+            "deadline_ms": deadline_ms,
+        }
+        if self._lookups.take_one_call:
+            return await self._transport.run(lookup_call(tables, dtype=dtype, version=version, **conditions))
+        return await self._transport.run_lookup(self._lookups.steps(tables, dtype, version, conditions))
 
     async def lookup_bags(
         self,

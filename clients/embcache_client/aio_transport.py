@@ -9,10 +9,11 @@ import asyncio
 import select
 import time
 from collections import deque
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from embcache_client.buffers import BufferPool
-from embcache_client.call import Attempts, Call, Endpoint, T
+from embcache_client.call import Attempts, Call, Endpoint, Steps, T, next_calls
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, Timeout
 from embcache_client.http1 import Response, ResponseReader
 from embcache_client.transport import JOINED_BYTES, MAX_IDLE
@@ -33,11 +34,11 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._end = ""  # why it is over, once it is
         self.exchanges = 0
 
-    async def exchange(self, head: bytes, body: bytes) -> Response:
+    async def exchange(self, head: bytes, body: bytes, place: memoryview | None = None) -> Response:
         """Send a request and receive its answer. Raises ConnectionLost or ProtocolError."""
         if self._transport is None or self._end:
             raise self._lost(self._end)
-        self._reader.start()
+        self._reader.start(place)
         self._answer = asyncio.get_running_loop().create_future()
         if len(body) <= JOINED_BYTES:
             self._transport.write(head + body)
@@ -119,20 +120,23 @@ class AsyncTransport:
     """Makes calls to one service from one event loop, over as many connections as calls are under way."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.buffers = BufferPool()
         self._endpoint = endpoint
-        self._buffers = BufferPool()
         self._idle: deque[AsyncConnection] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    async def run(self, call: Call[T]) -> T:
-        """Make the call, trying again where that is safe (see call.py). Raises ClientError."""
+    async def run(self, call: Call[T], deadline: float | None = None) -> T:
+        """Make the call, trying again where that is safe (see call.py). Raises ClientError.
+
+        deadline: of time.monotonic(), where the call is not all that has to be done within the client's timeout.
+        """
         if self._closed:
             raise RuntimeError("the client is closed")
         self._loop = self._loop or asyncio.get_running_loop()
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("an AsyncClient stays with the event loop of its first call; make one for each loop")
-        deadline = self._endpoint.deadline_of(call)
+        deadline = self._endpoint.deadline_of(call) if deadline is None else deadline
         attempts: Attempts | None = None
         while True:
             try:
@@ -144,6 +148,33 @@ class AsyncTransport:
                 pause = attempts.pause_after(error)
             await asyncio.sleep(pause)
 
+    async def run_lookup(self, steps: Steps[T]) -> T:
+        """Go through a lookup that takes several calls, all within the client's timeout. Raises ClientError."""
+        deadline = self._endpoint.deadline_of()
+        calls, result = next_calls(steps, None)
+        while calls:
+            outcome: list[Any] | ClientError
+            try:
+                if len(calls) == 1:
+                    outcome = [await self.run(calls[0], deadline)]
+                else:
+                    outcome = await self._run_together(calls, deadline)
+            except ClientError as error:
+                outcome = error
+            calls, result = next_calls(steps, outcome)
+        return cast("T", result)
+
+    async def _run_together(self, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
+        """Make calls once each at the same time, over connections of their own."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        attempts = (self._attempt(call, deadline, fresh=False) for call in calls)
+        responses = await asyncio.gather(*attempts, return_exceptions=True)
+        for response in responses:
+            if isinstance(response, BaseException):
+                raise response
+        return [call.result(cast("Response", response)) for call, response in zip(calls, responses, strict=True)]
+
     def close(self) -> None:
         self._closed = True
         while self._idle:
@@ -154,7 +185,7 @@ class AsyncTransport:
             async with asyncio.timeout(deadline - time.monotonic()):
                 connection = (None if fresh else self._take_idle()) or await self._connect()
                 try:
-                    response = await connection.exchange(self._endpoint.head_of(call), call.body)
+                    response = await connection.exchange(self._endpoint.head_of(call), call.body, call.place)
                 except BaseException:
                     connection.close()
                     raise
@@ -188,4 +219,4 @@ class AsyncTransport:
         return connection
 
     def _new_connection(self) -> AsyncConnection:
-        return AsyncConnection(self._endpoint, self._buffers)
+        return AsyncConnection(self._endpoint, self.buffers)

@@ -14,9 +14,9 @@ import email.utils
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from embcache_client import wire
 from embcache_client.address import Address
@@ -42,7 +42,10 @@ JSON_TYPE: Final = "application/json"
 
 @dataclass(slots=True)
 class Call(Generic[T]):
-    """A request, and how its answer is read. `target` is quoted already."""
+    """A request, and how its answer is read. `target` is quoted already.
+
+    place: where the last bytes of the answer's body go, as many as it has; see ResponseReader.start.
+    """
 
     method: str
     target: str
@@ -52,6 +55,7 @@ class Call(Generic[T]):
     idempotent: bool = True
     once: bool = False  # not to be tried again at all
     least_timeout_s: float = 0.0  # where it may take longer than the client's timeout
+    place: memoryview | None = None
 
     def result(self, response: Response) -> T:
         """What the call returns; raises ServiceError for an error, ProtocolError for what is no answer at all."""
@@ -76,6 +80,19 @@ class RetryPolicy:
             raise ValueError(f"{self} needs attempts >= 1 and 0 <= first_s <= cap_s")
 
 
+Steps: TypeAlias = Generator[Sequence[Call[Any]], list[Any], T]
+"""What takes several calls: yields calls to be made at the same time and is sent their results. A ClientError of any
+of them is thrown in."""
+
+
+def next_calls(steps: Steps[T], outcome: list[Any] | ClientError | None) -> tuple[Sequence[Call[Any]], T | None]:
+    """Tell what came of the last calls, None at the beginning -> (the next ones, None), or none and the result."""
+    try:
+        return (steps.throw(outcome) if isinstance(outcome, ClientError) else steps.send(outcome)), None  # type: ignore[arg-type]
+    except StopIteration as stop:
+        return (), stop.value
+
+
 class Endpoint:
     """A service and how to speak with it; what both transports are made of."""
 
@@ -94,9 +111,9 @@ class Endpoint:
         self.policy = policy or RetryPolicy()
         self.max_reply_bytes = max_reply_bytes
 
-    def deadline_of(self, call: Call[Any]) -> float:
+    def deadline_of(self, call: Call[Any] | None = None) -> float:
         """In time.monotonic()."""
-        return time.monotonic() + max(self.timeout_s, call.least_timeout_s)
+        return time.monotonic() + max(self.timeout_s, 0.0 if call is None else call.least_timeout_s)
 
     def head_of(self, call: Call[Any]) -> bytes:
         return self.heads.head(call.method, call.target, call.media_type, len(call.body))

@@ -13,6 +13,7 @@ from embcache_client import admin
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, NotReady, ServiceError, Timeout
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
+from embcache_client.lookups import Lookups
 from embcache_client.results import LookupResult, RowPage
 from embcache_client.transport import Transport
 
@@ -25,6 +26,10 @@ class Client:
     timeout: seconds that a call may take in all, tries and pauses included.
     retry: how often and at what pace a call is tried again where that is safe.
     max_reply_bytes: a larger answer is refused before it is received.
+    connections: a lookup of 8,192 ids or more of one table is split over up to so many connections.
+    near_cache_rows, max_staleness_s: keep up to so many rows of each table and dtype here, and answer from them for so
+        many seconds, in which updates of them are not seen; off by default. Their status is 6, `near`. Lookups with
+        `strict`, `min_position`, `history` or `version`, of raw values, and of bags always ask the service.
 
     All methods raise the errors of embcache_client.errors, and ValueError or TypeError for arguments that can never be
     right. Arrays in results are theirs for good: receive buffers are used again only once no array looks into them.
@@ -38,8 +43,12 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         max_reply_bytes: int = MAX_REPLY_BYTES,
+        connections: int = 1,
+        near_cache_rows: int = 0,
+        max_staleness_s: float = 0.0,
     ) -> None:
         self._transport = Transport(Endpoint(url, token, timeout, retry, max_reply_bytes))
+        self._lookups = Lookups(self._transport.buffers, connections, near_cache_rows, max_staleness_s)
 
     def lookup(
         self,
@@ -63,17 +72,15 @@ class Client:
         deadline_ms: how long the service may take: rows that it has not found by then come as status 4, `late`.
         version: of each table, or of all, rather than the live one.
         """
-        return self._transport.run(
-            lookup_call(
-                tables,
-                dtype=dtype,
-                strict=strict,
-                min_position=min_position,
-                history=history,
-                deadline_ms=deadline_ms,
-                version=version,
-            )
-        )
+        conditions: dict[str, Any] = {
+            "strict": strict,
+            "min_position": min_position,
+            "history": history,
+            "deadline_ms": deadline_ms,
+        }
+        if self._lookups.take_one_call:
+            return self._transport.run(lookup_call(tables, dtype=dtype, version=version, **conditions))
+        return self._transport.run_lookup(self._lookups.steps(tables, dtype, version, conditions))
 
     def lookup_bags(
         self,

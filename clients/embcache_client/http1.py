@@ -19,17 +19,22 @@ from embcache_client.address import Address
 from embcache_client.buffers import BufferPool
 from embcache_client.errors import ProtocolError, ReplyTooLarge
 
+MAX_APART: Final = 16 << 20  # bytes of a body that are not wanted at the place of its last ones
 MAX_HEAD: Final = 16 << 10  # bytes of an answer's head; also how much is read at a time until a body's place is known
 
 
 @dataclass(slots=True)
 class Response:
-    """A whole answer. `headers` has lower-case names; `body` is bytes if it came with its head, or uint8, pooled."""
+    """A whole answer. `headers` has lower-case names; `body` is bytes if it came with its head, or uint8, pooled.
+
+    placed: whether the last bytes of the body are not in `body`, but where the call wanted them.
+    """
 
     status: int
     headers: dict[bytes, bytes]
     media_type: bytes  # lower case, without parameters
     body: bytes | NDArray[np.uint8]
+    placed: bool = False
 
 
 class RequestHeads:
@@ -83,8 +88,14 @@ class ResponseReader:
         self._parser: Any = None  # holds this reader, which is why it is let go as soon as it has done its work
         self.start()
 
-    def start(self) -> None:
-        """Forget the last answer and wait for the next."""
+    def start(self, place: memoryview | None = None) -> None:
+        """Forget the last answer and wait for the next.
+
+        place: where the last bytes of its body go, as many as it has room for, if it is a 200 of known length with more
+        than that in its body, and no more than MAX_APART besides.
+        """
+        self._place = place
+        self._placed = False
         self._phase = _Phase.HEAD
         self._filled = 0  # bytes in the scratch buffer, or in the body
         self._body: bytes | NDArray[np.uint8] = b""
@@ -117,7 +128,7 @@ class ResponseReader:
         if self._phase is _Phase.SIZED:
             self._filled += count
             if self._filled == len(self._body_view):
-                self._phase = _Phase.DONE
+                self._end_piece()
         elif self._phase is _Phase.PARSED:
             self._parse_body(self._scratch_view[:count])
         elif self._phase is _Phase.HEAD:
@@ -136,7 +147,8 @@ class ResponseReader:
     def response(self) -> Response:
         """The answer, once `done`."""
         body, self._body, self._body_view = self._body, b"", self._scratch_view
-        return Response(self._head.status, self._head.headers, self._head.media_type, body)
+        self._place = None
+        return Response(self._head.status, self._head.headers, self._head.media_type, body, self._placed)
 
     def _seek_head(self, searched: int) -> None:
         end = self._scratch.find(b"\r\n\r\n", searched, self._filled) + 4
@@ -179,11 +191,25 @@ class ResponseReader:
             self._body = bytes(rest)
             self._phase = _Phase.DONE
             return
-        body = self._buffers.take(size)
+        place = self._place
+        self._placed = place is not None and self._head.status == 200 and 0 < size - len(place) <= MAX_APART
+        body = self._buffers.take(size - len(place) if self._placed and place is not None else size)
         self._body, self._body_view = body, body.data
-        self._body_view[: len(rest)] = rest
-        self._filled = len(rest)
         self._phase = _Phase.SIZED
+        first = min(len(rest), len(self._body_view))
+        self._body_view[:first] = rest[:first]
+        self._filled = first
+        if first == len(self._body_view):
+            self._end_piece()
+            self._body_view[: len(rest) - first] = rest[first:]
+            self._filled = len(rest) - first
+
+    def _end_piece(self) -> None:
+        """The body is whole, but for what goes to its place."""
+        if self._placed and self._place is not None:
+            self._body_view, self._place, self._filled = self._place, None, 0
+        else:
+            self._phase = _Phase.DONE
 
     def _begin_parsed(self, rest: memoryview) -> None:
         self._head.raw = b""  # to be parsed anew: the parser has to see the body behind it

@@ -17,9 +17,10 @@ from embcache_client.results import LookupResult
 from embcache_client.wire import Query
 
 T = TypeVar("T")
+TARGET: Final = "/v1/lookup"
 POOLINGS: Final = ("sum", "mean")
 _outlines: Final = Outlines()  # of all clients: what belongs to another service does not fit
-_MEDIA_TYPES: Final = tuple(name.encode() for name in wire.MEDIA_TYPES)
+MEDIA_TYPES: Final = tuple(name.encode() for name in wire.MEDIA_TYPES)
 
 
 class Values:
@@ -49,8 +50,13 @@ def lookup_call(
     version: Versions,
 ) -> Call[LookupResult]:
     """Raises ValueError or TypeError for arguments that can never be right."""
-    queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
-    return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+    queries = queries_of(tables, version)
+    return call_of(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+
+
+def queries_of(tables: Mapping[str, Ids], version: Versions) -> list[Query]:
+    """The queries of a lookup of rows; TypeError or ValueError where they can never be right."""
+    return [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
 
 
 def lookup_bags_call(
@@ -68,7 +74,7 @@ def lookup_bags_call(
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
     queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
-    return _call(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
+    return call_of(queries, dtype, strict=strict, min_position=min_position, history=history, deadline_ms=deadline_ms)
 
 
 def items_of(tables: Mapping[str, T], each: str) -> ItemsView[str, T]:
@@ -77,9 +83,8 @@ def items_of(tables: Mapping[str, T], each: str) -> ItemsView[str, T]:
     return tables.items()
 
 
-def _call(
-    queries: list[Query], dtype: str, *, min_position: int, deadline_ms: int | None, **options: Any
-) -> Call[LookupResult]:
+def check(queries: Sequence[Query], dtype: str, *, min_position: int, deadline_ms: int | None, **_: Any) -> None:
+    """ValueError for conditions of a lookup that can never be right."""
     if not queries:
         raise ValueError("a lookup needs at least one table")
     rowtypes.code_of(dtype)
@@ -87,17 +92,26 @@ def _call(
         raise ValueError(f"min_position {min_position} is no u64")
     if deadline_ms is not None and not 0 < deadline_ms < 1 << 32:
         raise ValueError(f"deadline_ms is {deadline_ms}, not a number of milliseconds above 0 and below 2^32")
-    body = wire.encode_lookup(queries, dtype, min_position=min_position, deadline_ms=deadline_ms, **options)
 
+
+def body_of(queries: Sequence[Query], dtype: str, **conditions: Any) -> bytes:
+    """The body of a lookup; ValueError for conditions that can never be right."""
+    check(queries, dtype, **conditions)
+    return wire.encode_lookup(queries, dtype, **conditions)
+
+
+def call_of(queries: Sequence[Query], dtype: str, **conditions: Any) -> Call[LookupResult]:
+    """The call that asks for all of them; ValueError for conditions that can never be right."""
+    body = body_of(queries, dtype, **conditions)
     asked = tuple((query.table, dtype, query.row_count, query.id_count) for query in queries)
 
     def read(response: Response) -> LookupResult:
-        if response.media_type not in _MEDIA_TYPES:
+        if response.media_type not in MEDIA_TYPES:
             raise ProtocolError(f"the answer to a lookup is {response.media_type!r}, not {wire.MEDIA_TYPE}")
         result = _outlines.read(asked, response.body)
         return _decode(asked, response.body) if result is None else result
 
-    return Call("POST", "/v1/lookup", read, body, wire.MEDIA_TYPE)
+    return Call("POST", TARGET, read, body, wire.MEDIA_TYPE)
 
 
 def _decode(asked: tuple[tuple[str, str, int, int], ...], body: bytes | NDArray[np.uint8]) -> LookupResult:

@@ -13,11 +13,12 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from embcache_client.address import Address
 from embcache_client.buffers import BufferPool
-from embcache_client.call import Attempts, Call, Endpoint, T
+from embcache_client.call import Attempts, Call, Endpoint, Steps, T, next_calls
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, Timeout
 from embcache_client.http1 import Response, ResponseReader
 
@@ -40,15 +41,29 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
 
-    def exchange(self, head: bytes, body: bytes, deadline: float) -> Response:
+    def exchange(self, head: bytes, body: bytes, deadline: float, place: memoryview | None = None) -> Response:
         """Send a request and receive its answer. Raises ConnectionLost, Timeout or ProtocolError."""
-        self._reader.start()
+        self.ask(head, body, deadline, place)
+        return self.answer(deadline)
+
+    def ask(self, head: bytes, body: bytes, deadline: float, place: memoryview | None) -> None:
+        """The first half of exchange(): send the request."""
+        self._reader.start(place)
         try:
             self._limit(deadline)
             self._send(head, body, deadline)
+        except BlockingIOError:
+            raise self._late() from None
+        except OSError as error:
+            raise self._lost(str(error)) from error
+
+    def answer(self, deadline: float) -> Response:
+        """The second half: receive the answer."""
+        try:
+            self._limit(deadline)
             self._receive(deadline)
         except BlockingIOError:
-            raise Timeout(f"no whole answer from {self._address} within the timeout") from None
+            raise self._late() from None
         except OSError as error:
             raise self._lost(str(error)) from error
         self.exchanges += 1
@@ -109,6 +124,9 @@ class Connection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
+    def _late(self) -> Timeout:
+        return Timeout(f"no whole answer from {self._address} within the timeout")
+
     def _lost(self, reason: str) -> ConnectionLost:
         began, kept = self._reader.began, self.exchanges > 0
         when = "in the middle of the answer" if began else "before the answer"
@@ -148,17 +166,19 @@ class Transport:
     """Makes calls to one service, from any number of threads, over as many connections as calls are under way."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.buffers = BufferPool()
         self._endpoint = endpoint
-        self._buffers = BufferPool()
         self._idle: deque[Connection] = deque()
         self._process = os.getpid()
         self._closed = False
 
-    def run(self, call: Call[T]) -> T:
-        """Make the call, trying again where that is safe (see call.py). Raises ClientError."""
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        deadline = self._endpoint.deadline_of(call)
+    def run(self, call: Call[T], deadline: float | None = None) -> T:
+        """Make the call, trying again where that is safe (see call.py). Raises ClientError.
+
+        deadline: of time.monotonic(), where the call is not all that has to be done within the client's timeout.
+        """
+        self._check_open()
+        deadline = self._endpoint.deadline_of(call) if deadline is None else deadline
         attempts: Attempts | None = None
         while True:
             fresh = attempts is not None and attempts.lost_one
@@ -169,6 +189,41 @@ class Transport:
                 pause = attempts.pause_after(error)
             time.sleep(pause)
 
+    def run_lookup(self, steps: Steps[T]) -> T:
+        """Go through a lookup that takes several calls, all within the client's timeout. Raises ClientError."""
+        deadline = self._endpoint.deadline_of()
+        calls, result = next_calls(steps, None)
+        while calls:
+            outcome: list[Any] | ClientError
+            try:
+                outcome = [self.run(calls[0], deadline)] if len(calls) == 1 else self._run_together(calls, deadline)
+            except ClientError as error:
+                outcome = error
+            calls, result = next_calls(steps, outcome)
+        return cast("T", result)
+
+    def _run_together(self, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
+        """Make calls once each, over connections of their own: all are sent before the first answer is received."""
+        self._check_open()
+        under_way: list[Connection] = []
+        try:
+            for call in calls:
+                connection = self._take_idle() or self._connect(deadline)
+                under_way.append(connection)
+                connection.ask(self._endpoint.head_of(call), call.body, deadline, call.place)
+            responses = [connection.answer(deadline) for connection in under_way]
+        except BaseException:
+            for connection in under_way:
+                connection.close()
+            raise
+        for connection in under_way:
+            self._give_back(connection)
+        return [call.result(response) for call, response in zip(calls, responses, strict=True)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
     def close(self) -> None:
         """Close what is idle; what is under way in other threads closes when it ends."""
         self._closed = True
@@ -177,7 +232,7 @@ class Transport:
     def _attempt(self, call: Call[T], deadline: float, *, fresh: bool) -> Response:
         connection = (None if fresh else self._take_idle()) or self._connect(deadline)
         try:
-            response = connection.exchange(self._endpoint.head_of(call), call.body, deadline)
+            response = connection.exchange(self._endpoint.head_of(call), call.body, deadline, call.place)
         except BaseException:
             connection.close()
             raise
@@ -186,7 +241,7 @@ class Transport:
 
     def _connect(self, deadline: float) -> Connection:
         endpoint = self._endpoint
-        return Connection(endpoint.address, self._buffers, endpoint.max_reply_bytes, deadline)
+        return Connection(endpoint.address, self.buffers, endpoint.max_reply_bytes, deadline)
 
     def _take_idle(self) -> Connection | None:
         if self._process != os.getpid():  # after a fork the connections are the parent's: close this process's ends

@@ -18,7 +18,7 @@ README = Path(__file__).parents[2] / "clients" / "README.md"
 def test_every_example_runs() -> None:
     examples = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     examples = [example for example in examples if "Trainer" not in example]  # tests/service/test_trainer.py runs that
-    assert len(examples) == 4
+    assert len(examples) == 5
     with served(Service()) as url, Client(url) as client:
         names: dict[str, Any] = {
             "ids": np.arange(6),
