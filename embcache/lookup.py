@@ -30,7 +30,10 @@ from embcache.host.segment import (
     COLD,
     COUNT,
     FAILED,
+    FORM,
+    FORM_COLUMNS,
     HOT,
+    KEPT,
     LATE,
     LEFT,
     MISSING,
@@ -55,7 +58,6 @@ _ABSENT, _FOUND, _GONE, _LATE = 0, 1, 3, 4
 _NAMED_IDS = 10  # how many ids an error names
 _HAS_ROW = np.isin(np.arange(256), [HOT, WARM, COLD, NEAR])  # by status
 _FROM_BELOW = np.isin(np.arange(256), [WARM, COLD])
-_NO_STATUS = 255
 
 
 class VersionGoneError(Exception):
@@ -105,8 +107,10 @@ class Lookup:
         self._queries = queries
         self._views = views
         self._wire = DTYPES.index(dtype)
-        self._segments = np.empty((len(queries), SEGMENT_COLUMNS), np.int64)
-        self._encoded: list[tuple[int, NDArray[np.uint8]]] = []  # rows that change their form on the way
+        self._segments = np.zeros((len(queries), SEGMENT_COLUMNS), np.int64)
+        self._forms = np.empty((len(queries), FORM_COLUMNS), np.int64)
+        # Of queries whose rows change their form on the way: room for rows, u8, and which results are done, u8.
+        self._formed: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
@@ -255,9 +259,23 @@ class Lookup:
         rows = self._address + place.rows
         if query.lengths is not None or self._wire != view.spec.dtype_code or self._wire == Q8:
             encoded = np.empty((query.ids.size, view.spec.row_bytes), np.uint8)
-            self._encoded.append((index, encoded))
+            self._set_form(index, query, view, place, encoded)
             rows = address_of(encoded)
         return (query.ids.size, address_of(query.ids), rows, self._address + place.status, misses)
+
+    def _set_form(self, index: int, query: Query, view: TableView, place: Place, encoded: NDArray[np.uint8]) -> None:
+        units = query.ids.size if query.lengths is None else query.lengths.size
+        done = np.zeros(units, np.uint8)
+        self._formed.append((index, encoded, done))
+        lengths, weights = (0 if each is None else address_of(each) for each in (query.lengths, query.weights))
+        pooling = MEAN if query.pooling == "mean" else SUM
+        places = (self._address + offset for offset in (place.rows, place.scale, place.bias))
+        form = self._forms[index]
+        form[:] = (
+            *(view.spec.dtype_code, self._wire, view.spec.dim, pooling, units, lengths, weights),
+            *(*places, address_of(done), units),
+        )
+        self._segments[index, FORM] = address_of(form)
 
     def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
         """(index, ids that are left) of every query that has some."""
@@ -296,7 +314,7 @@ class Lookup:
             view = self._views[index]
             rows = np.empty((ids.size, view.spec.row_bytes), np.uint8)
             status, misses = np.empty(ids.size, np.uint8), np.empty(ids.size, np.int32)
-            again = np.empty((1, SEGMENT_COLUMNS), np.int64)
+            again = np.zeros((1, SEGMENT_COLUMNS), np.int64)
             again[0, :COUNT] = view.columns
             again[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
             late = self._attachment.probe(again)
@@ -311,19 +329,21 @@ class Lookup:
             if view.bound is not None:
                 self._fill_uniform(index, view, view.bound)
         question = self._question
-        written = _NO_STATUS if question is None else HOT  # of ids whose rows are in the wire's form already
-        for index, _ in self._encoded:
+        for index, _, done in self._formed:
+            if not self._forms[index, KEPT]:
+                continue
             query, spec, place = self._queries[index], self._views[index].spec, self._places[index]
             out, scale, bias, status = (self._address + offset for offset in place)
             form = (spec.dtype_code, spec.dim, int(self._segments[index, OUT]))
             if query.lengths is None:
                 dtype, dim, rows = form
-                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias, status, written)
+                written = (address_of(done), 1) if question is None else (status, HOT)
+                convert_rows(dtype, self._wire, dim, rows, query.ids.size, out, scale, bias, *written)
                 continue
             weights = 0 if query.weights is None else address_of(query.weights)
             pooling = MEAN if query.pooling == "mean" else SUM
-            done = 0 if question is None else question.done_at(index)
-            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, done)
+            done_at = address_of(done) if question is None else question.done_at(index)
+            pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, done_at)
         self._offer()
 
     def _offer(self) -> None:

@@ -8,7 +8,7 @@ Invariant: a row counts as found only if its set's stamp was even and the same b
 after the row was copied, and if the directory entry was the same before the first and after the last id.
 An id counts as absent only under the same proof. Everything else is left to the owner, as a miss.
 Until that is proved, a segment's list of ids holds all of them (sweep.py): what a region that is gone seemed to answer
-is asked for again. OUT and STATUS mean nothing at places that are left.
+is asked for again. OUT and STATUS mean nothing at places that are left, nor do results that are not done.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.host.express import TILE_BYTES, column, express_tile, forget_all, tile_from
 from embcache.host.jit import inlined, kernel
 from embcache.host.layout import (
     DIRECTORY,
@@ -30,6 +31,7 @@ from embcache.host.layout import (
     HEAD_ALIVE,
     HEAD_GENERATION,
     HEAD_POSITION,
+    LINE,
     SET_BYTES,
     WAYS,
 )
@@ -40,6 +42,7 @@ from embcache.host.machine import (
     load_relaxed,
     load_u64,
     store_i32,
+    store_i64,
     store_u8,
 )
 from embcache.host.rows import copy_bytes
@@ -49,14 +52,18 @@ from embcache.host.segment import (
     DEFAULT_ROW,
     ENTRY,
     FAILED,
+    FORM,
     IDS,
+    KEPT,
     LATE,
     LEFT,
     MISSES,
     MISSING,
+    NO_STATUS,
     OUT,
     ROW_BYTES,
     STATUS,
+    UNITS,
     VERSION,
     WARM,
 )
@@ -101,6 +108,38 @@ def _probe_rows(listed, segment, place, ring, ring_mask, tick, notes):
 
 
 @inlined
+def _mark_left(begin, end, segment, before):
+    """Of ids that MISSES lists by their places in a tile, give the places in the query, and say that they are left."""
+    for u in range(begin, end):
+        i = load_i32(segment[MISSES] + 4 * u) + np.int32(before)
+        store_i32(segment[MISSES] + 4 * u, i)
+        store_u8(segment[STATUS] + i, np.uint8(NO_STATUS))
+
+
+@kernel
+def _probe_tiles(segment, place, ring, ring_mask, tick, notes):
+    """`_probe_rows` for a segment with a form: results are made of a tile's rows before those of the next are found."""
+    form, row_bytes, part = segment[FORM], segment[ROW_BYTES], segment.copy()
+    most = max(TILE_BYTES // row_bytes, 1)
+    held = np.empty(most * row_bytes + LINE, np.uint8)
+    tile = (np.int64(held.ctypes.data) + LINE - 1) // LINE * LINE
+    first, before, left, undone = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    while first < column(form, UNITS):
+        units, ids = tile_from(form, first, most)
+        kept = segment[OUT] + before * row_bytes
+        part[COUNT], part[IDS] = ids, segment[IDS] + 8 * before
+        part[STATUS], part[MISSES] = segment[STATUS] + before, segment[MISSES] + 4 * left
+        part[OUT] = tile if ids <= most else kept
+        here = _probe_rows(False, part, place, ring, ring_mask, tick, notes)
+        _mark_left(left, left + here, segment, before)
+        undone += express_tile(form, first, units, before, part[OUT], part[STATUS], kept)
+        first, before, left = first + units, before + ids, left + here
+    store_i64(form + 8 * KEPT, undone)
+    held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
+    return left
+
+
+@inlined
 def _place(arena, entry):
     """A directory entry's region: (heads, set count, slots, stride, absent sets, absent set count)."""
     return (
@@ -130,12 +169,17 @@ def _probe_segment(listed, arena, segment, ring, ring_mask, tick, notes):
             continue
         if version != segment[VERSION]:
             break
-        left = _probe_rows(listed, segment, place, ring, ring_mask, tick, notes)
+        if listed or segment[FORM] == 0:
+            left = _probe_rows(listed, segment, place, ring, ring_mask, tick, notes)
+        else:
+            left = _probe_tiles(segment, place, ring, ring_mask, tick, notes)
         fence_acquire()
         if np.uint64(load_relaxed(entry)) == stamp:
             return left
     if listed:
         return segment[LEFT]
+    if segment[FORM] != 0:
+        forget_all(segment[FORM])
     for i in range(segment[COUNT]):
         store_i32(segment[MISSES] + 4 * i, np.int32(i))
     return segment[COUNT]
@@ -159,7 +203,8 @@ def _probe(listed, arena, segments, ring, ring_mask, tick):
 def probe(arena: int, segments: Segments, ring: int, ring_mask: np.uint64, tick: np.uint64) -> int:
     """Look up all segments in the arena, writing encoded rows and status of what it holds; -> ids left in all.
 
-    arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written.
+    arena: address of the mapping. segments: int64 [queries, SEGMENT_COLUMNS]; LEFT is written. Where one has a form,
+    rows of results that are done are not at OUT.
     ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
     """
     left: int = _probe(False, arena, segments, ring, ring_mask, tick)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 WORDS = 32
 ROW_BYTES = 8 * WORDS
+MODULUS = 128  # rows of f32 that are all the same number tell whose they are by it, and so do their sums
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -37,7 +37,7 @@ class Asked:
             [
                 *(entry, version, row_bytes, address_of(self.default), ids.size),
                 *(address_of(array) for array in (ids, self.rows, self.status, self.misses)),
-                places.size,
+                *(places.size, 0),
             ],
             np.int64,
         )

@@ -14,7 +14,7 @@ from embcache.host import probe
 from embcache.host.arena import Arena
 from embcache.host.jit import JIT_ENABLED
 from embcache.host.memory import address_of
-from embcache.host.segment import COLD, HOT, MISSING, WARM
+from embcache.host.segment import COLD, HOT, LEFT, MISSING, WARM
 from embcache.host.tables import Held, HostTables
 from tests.host.reader import Asked, Reader
 from tests.host.test_table import random_ids, rows_of
@@ -79,12 +79,12 @@ def test_all_segments_of_a_lookup_are_looked_through_but_those_with_nothing_left
     tables, random = new_tables(), np.random.default_rng(1)
     filled = [Filled(tables, version, row_bytes) for version, row_bytes in ((1, 64), (2, 256), (5, 20))]
     asked = [each.ask(random, 90, share) for each, share in zip(filled, (0.4, 0.0, 1.0), strict=True)]
-    asked[1].segment[:-1] = -1 << 40  # whoever reads memory by this ends
+    asked[1].segment[:LEFT] = -1 << 40  # whoever reads memory by this ends
     listed = [each.left.copy() for each in asked]
     left = Reader(tables.arena).probe_listed(asked)
     for index in (0, 2):
         filled[index].assert_answered(asked[index], listed[index])
-    assert (asked[1].segment == [-1 << 40] * 9 + [0]).all()
+    assert (asked[1].segment == [-1 << 40] * 9 + [0, 0]).all()
     assert left == sum(each.left.size for each in asked) > 0
 
 
@@ -165,22 +165,24 @@ def test_tiers_one_after_the_other_answer_every_id(hot_first: bool) -> None:
 
 
 @contextmanager
-def between_sweep_and_proof(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> Iterator[None]:
-    """Have something happen after the first sweep through second sets, in kernels that run as plain Python."""
+def between_sweep_and_proof(
+    monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None], turn: int = 2
+) -> Iterator[None]:
+    """Have something happen after so many sweeps through listed ids, in kernels that run as plain Python."""
     sweep = vars(probe)["sweep_listed"]
     turns = []
 
     def swept(*arguments: Any) -> Any:
         left = sweep(*arguments)
         turns.append(left)
-        if len(turns) == 2:
+        if len(turns) == turn:
             happens()
         return left
 
     with monkeypatch.context() as patched:
         patched.setattr(probe, "sweep_listed", swept)
         yield
-    assert len(turns) >= 2
+    assert len(turns) >= turn
 
 
 @pytest.mark.skipif(JIT_ENABLED, reason="steps into a kernel: test_without_jit.py runs it")

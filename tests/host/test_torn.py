@@ -16,16 +16,18 @@ from embcache.host.arena import Arena
 from embcache.host.memory import map_shared
 from embcache.host.ring import new_ring
 from embcache.host.tables import HostTables
-from tests.host.proving import ROW_BYTES, proving_rows
+from tests.host.proving import MODULUS, ROW_BYTES, proving_rows
 
 ROOT = Path(__file__).parents[2]
 IDS = 112  # few, so that readers and writer meet
 
 
 @contextmanager
-def readers(tables: HostTables, entry: int, version: int, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+def readers(
+    tables: HostTables, entry: int, version: int, count: int, reader: str = "torn_reader"
+) -> Iterator[list[subprocess.Popen[str]]]:
     fd = tables.arena.readonly_fd()
-    command = [sys.executable, "-m", "tests.host.torn_reader", str(fd), str(entry), str(version), str(IDS)]
+    command = [sys.executable, "-m", f"tests.host.{reader}", str(fd), str(entry), str(version), str(IDS)]
     processes = [
         subprocess.Popen(command, pass_fds=[fd], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(count)
@@ -54,6 +56,19 @@ def test_rows_that_are_written_over_and_over_are_never_torn() -> None:
     ids = np.arange(IDS, dtype=np.uint64)
     writings = [proving_rows(ids, writing) for writing in range(1, 33)]
     with readers(tables, held.entry, held.version, 2) as processes:
+        for turn in range(30_000):
+            held.table.insert(ids, writings[turn % len(writings)])
+        finish(processes)
+    held.table.check()
+
+
+def test_bags_and_converted_rows_are_made_of_whole_rows_while_these_are_written_over() -> None:
+    tables = HostTables(Arena.create(1 << 24))
+    held = tables.add(3, ROW_BYTES, 1)  # the least there is: half of the ids fit, the rest push each other out
+    ids = np.arange(IDS, dtype=np.uint64)
+    values = ids.astype(np.float32)[:, None] + np.float32(MODULUS) * np.arange(15, dtype=np.float32)[:, None, None]
+    writings = [np.repeat(each, ROW_BYTES // 4, axis=1).view(np.uint8) for each in values]
+    with readers(tables, held.entry, held.version, 2, "torn_former") as processes:
         for turn in range(30_000):
             held.table.insert(ids, writings[turn % len(writings)])
         finish(processes)

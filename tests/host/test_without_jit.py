@@ -14,7 +14,16 @@ TOO_MANY_ROWS = "not takes_all and not 95_percent and not full_table and not eve
 
 
 @pytest.mark.parametrize(
-    "file", ["test_table.py", "test_rows.py", "test_listed.py", "test_pool.py", "test_waiting.py", "test_probe_now.py"]
+    "file",
+    [
+        "test_table.py",
+        "test_rows.py",
+        "test_listed.py",
+        "test_pool.py",
+        "test_waiting.py",
+        "test_probe_now.py",
+        "test_express.py",
+    ],
 )
 def test_the_contract_holds_without_the_compiler(file: str) -> None:
     # In plain Python NumPy's scalars warn where compiled ones wrap, which is what the hash functions want.

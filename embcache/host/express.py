@@ -1,0 +1,139 @@
+"""Rows on their way into another form: a tile of them is found, and converted or pooled while it is in the cache.
+
+Otherwise all rows of a lookup would go to memory and come back for it, which costs more than to find them. A tile is as
+many results as have their rows in TILE_BYTES. A result whose rows are not all known yet is not done: its rows are kept
+at OUT, where those that other tiers find join them, and lookup.py expresses it in the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from embcache.host.jit import inlined, kernel
+from embcache.host.machine import load_i64, load_u8, load_u32, store_i64, store_u8
+from embcache.host.pool import pool_bag
+from embcache.host.rows import convert_rows, copy_bytes, row_bytes_of, values_bytes_of
+from embcache.host.segment import (
+    BIAS,
+    DIM,
+    DONE,
+    KEPT,
+    LENGTHS,
+    NO_STATUS,
+    POOLING,
+    RESULTS,
+    SCALE,
+    STORED,
+    UNITS,
+    WARM,
+    WEIGHTS,
+    WIRE,
+)
+
+TILE_BYTES = 1 << 16
+
+
+@inlined
+def column(form, index):
+    return load_i64(form + 8 * index)
+
+
+@inlined
+def _length(form, unit):
+    """Ids of a result."""
+    lengths = column(form, LENGTHS)
+    return np.int64(load_u32(lengths + 4 * unit)) if lengths != 0 else 1
+
+
+@kernel
+def tile_from(form, first, most):
+    """(results, ids) of the tile that begins with a result: of at most so many ids, or one result."""
+    units, ids = np.int64(0), np.int64(0)
+    while first + units < column(form, UNITS):
+        length = _length(form, first + units)
+        if units > 0 and ids + length > most:
+            break
+        ids += length
+        units += 1
+    return units, ids
+
+
+@kernel
+def forget_all(form):
+    """No result is done."""
+    for unit in range(column(form, UNITS)):
+        store_u8(column(form, DONE) + unit, np.uint8(0))
+    store_i64(form + 8 * KEPT, column(form, UNITS))
+
+
+@inlined
+def _keep(done, kept, rows, nbytes):
+    """A result is not done: its rows go to where they are kept, unless they are there."""
+    store_u8(done, np.uint8(0))
+    if kept != rows:
+        copy_bytes(kept, rows, nbytes)
+
+
+@inlined
+def _places(form, unit):
+    """Where a result goes: (values, scale, bias)."""
+    nbytes = values_bytes_of(column(form, WIRE), column(form, DIM))
+    return column(form, RESULTS) + unit * nbytes, column(form, SCALE) + 4 * unit, column(form, BIAS) + 4 * unit
+
+
+@kernel
+def _express_rows(form, first, units, rows, status, kept):
+    """Rows that are not of the warm tier are kept: what a default row is may depend on its id."""
+    stored, wire, dim, done = column(form, STORED), column(form, WIRE), column(form, DIM), column(form, DONE) + first
+    row_bytes, undone = row_bytes_of(stored, dim), np.int64(0)
+    for unit in range(units):
+        if load_u8(status + unit) == WARM:
+            store_u8(done + unit, np.uint8(1))
+        else:
+            _keep(done + unit, kept + unit * row_bytes, rows + unit * row_bytes, row_bytes)
+            undone += 1
+    values, scale, bias = _places(form, first)
+    convert_rows(stored, wire, dim, rows, units, values, scale, bias, done, 0)
+    return undone
+
+
+@inlined
+def _is_answered(status, ids):
+    i = np.int64(0)
+    while i < ids and load_u8(status + i) != NO_STATUS:
+        i += 1
+    return i == ids
+
+
+@kernel
+def _express_bags(form, first, units, id_before, rows, status, kept):
+    stored, dim, weights = column(form, STORED), column(form, DIM), column(form, WEIGHTS)
+    row_bytes, undone = row_bytes_of(stored, dim), np.int64(0)
+    held = np.empty(2 * dim, np.float32)
+    scratch = np.int64(held.ctypes.data)
+    i = np.int64(0)
+    for unit in range(first, first + units):
+        ids, at = _length(form, unit), rows + i * row_bytes
+        if _is_answered(status + i, ids):
+            weights_here = weights + 4 * (id_before + i) if weights != 0 else 0
+            how = (weights_here, column(form, POOLING), column(form, WIRE))
+            pool_bag(stored, dim, at, status + i, ids, *how, *_places(form, unit), scratch)
+            store_u8(column(form, DONE) + unit, np.uint8(1))
+        else:
+            _keep(column(form, DONE) + unit, kept + i * row_bytes, at, ids * row_bytes)
+            undone += 1
+        i += ids
+    held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
+    return undone
+
+
+@kernel
+def express_tile(form, first, units, id_before, rows, status, kept):
+    """Make results of a tile's rows, beginning with the result `first`; -> how many are not done.
+
+    id_before: how many ids the results before have. rows, status: of the tile's ids, NO_STATUS where one is left; kept:
+    where the rows of results go that are not done; all by address.
+    """
+    if column(form, LENGTHS) == 0:
+        return _express_rows(form, first, units, rows, status, kept)
+    return _express_bags(form, first, units, id_before, rows, status, kept)
