@@ -45,6 +45,7 @@ Body: TypeAlias = "bytes | bytearray | memoryview | NDArray[np.uint8]"
 
 COPIED_BYTES: Final = 32 << 10  # up to here msgpack's own unpacking, which copies, is faster than views
 
+_BESIDE_ARRAYS: Final = 1024  # bytes of a request; where it has more, the buffer grows
 _MAX_ERROR_BYTES: Final = 1 << 20
 _KINDS: Final[dict[type, str]] = {str: "str", int: "int", list: "array"}
 _U8: Final = np.dtype("u1")
@@ -97,8 +98,14 @@ def encode_lookup(
         request["history"] = history
     if deadline_ms is not None:
         request["deadline_ms"] = deadline_ms
-    packed: bytes = msgpack.packb(request)
+    # msgpack's own buffer is 256 KiB otherwise, for which malloc asks the system each time.
+    packed: bytes = msgpack.packb(request, buf_size=_BESIDE_ARRAYS + sum(_array_bytes(query) for query in queries))
     return packed
+
+
+def _array_bytes(query: Query) -> int:
+    arrays = (query.ids, query.lengths, query.weights)
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 def _query_map(query: Query) -> dict[str, object]:

@@ -1,0 +1,120 @@
+"""What a reply costs in memory: nothing but its pooled buffers, in the service and in the client."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embcache.config import Settings
+from embcache.metrics import BLOCK_BYTES
+from embcache.service.app import Front
+from embcache.service.context import Service
+from embcache_client import Client
+from embcache_client.results import MISSING, WARM
+from tests.service.running import Running, fill, rows_of, running
+from tests.service.wires import Server, serving
+
+MOST = 64 << 10  # bytes beside the pooled buffers
+PAGE = 4096
+DIM = 512
+COUNT = 1000  # ids: 8 KB of request, 2 MB of reply
+IDS = np.arange(2000, dtype=np.uint64)
+TABLE = f"""
+[[table]]
+name = "wide"
+dim = {DIM}
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("allocations"), TABLE) as started:
+        with started.client() as client:
+            fill(client, "wide", IDS, DIM)
+            while (client.lookup({"wide": IDS})["wide"].status != WARM).any():
+                pass
+        yield started
+
+
+@pytest.fixture(scope="module")
+def front(service: Running) -> Iterator[Server]:
+    """A front of the same owner in a thread of this process, where what it allocates can be traced."""
+    settings = Settings.load(service.folder / "config.toml")
+    parts = Service.of(settings, [memoryview(bytearray(BLOCK_BYTES))], 0)
+    attached = threading.Event()
+    with serving(Front(parts)) as server:
+        keeping = asyncio.run_coroutine_threadsafe(parts.reader.keep(attached.set), server.loop)
+        assert attached.wait(30)
+        yield server
+        keeping.cancel()
+        server.on_loop(parts.reader.close)
+
+
+def with_missing(ids: np.ndarray) -> np.ndarray:
+    """The same with some that have no row."""
+    ids = ids.copy()
+    ids[::50] = 10**12
+    return ids
+
+
+def look_up(client: Client, seed: int, *, missing: bool, strict: bool) -> None:
+    ids = np.random.default_rng(seed).choice(IDS, COUNT)
+    ids = with_missing(ids) if missing else ids
+    result = client.lookup({"wide": ids}, strict=strict)["wide"]
+    if seed % 20 == 0:
+        assert np.array_equal(result.status == MISSING, ids >= IDS.size)
+        assert np.array_equal(result.rows, np.where((ids < IDS.size)[:, None], rows_of(ids, DIM), 0))
+
+
+KINDS = [(False, False), (True, False), (False, True)]
+
+
+@pytest.mark.parametrize(("missing", "strict"), KINDS, ids=["warm", "some missing", "strict"])
+def test_neither_side_allocates_anything_large(front: Server, missing: bool, strict: bool) -> None:
+    """Both sides together, since they share this process; strict lookups are never answered as like one before."""
+    with Client(f"http://127.0.0.1:{front.port}") as client:
+        for seed in range(20):
+            look_up(client, seed, missing=missing, strict=strict)
+        tracemalloc.start()
+        try:
+            peaks = [peak(partial(look_up, client, seed, missing=missing, strict=strict)) for seed in range(21, 39)]
+        finally:
+            tracemalloc.stop()
+    assert max(peaks[2:]) <= MOST, peaks
+
+
+def peak(call: Callable[[], None]) -> int:
+    """The bytes that a call had allocated at most."""
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    call()
+    return tracemalloc.get_traced_memory()[1] - before
+
+
+@pytest.mark.parametrize(("missing", "strict"), KINDS, ids=["warm", "some missing", "strict"])
+def test_neither_process_takes_fresh_pages(service: Running, missing: bool, strict: bool) -> None:
+    """Fresh pages are seen as faults, however the memory was asked for."""
+    front = service.child("front")
+    with service.client() as client:
+        for seed in range(1, 20):
+            look_up(client, seed, missing=missing, strict=strict)
+        least = [10**9, 10**9]
+        for _ in range(3):  # what else a process does now and then is not a reply's
+            before = faults_of(front), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for seed in range(21, 40):
+                look_up(client, seed, missing=missing, strict=strict)
+            after = faults_of(front), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            least = [min(known, (now - then) / 19) for known, now, then in zip(least, after, before, strict=True)]
+    assert max(least) * PAGE <= MOST, least
+
+
+def faults_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[7])
