@@ -177,7 +177,8 @@ class _KeptRows:
         self._raw[once] = rows.raw[source]
         if self._columns is not None and rows.scale is not None and rows.bias is not None:
             self._columns[once, 0], self._columns[once, 1] = rows.scale[source], rows.bias[source]
-        return there[self._ids.reshape(-1)[places] != wanted]
+        lost: NDArray[np.intp] = there[self._ids.reshape(-1)[places] != wanted]
+        return lost
 
     def _sets_of(self, ids: U64s) -> NDArray[np.int64]:
         mixed = (ids ^ (ids >> _HALF)) * _HASH

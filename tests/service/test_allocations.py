@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from embcache.config import Settings
 from embcache.metrics import BLOCK_BYTES
@@ -58,7 +59,7 @@ def front(service: Running) -> Iterator[Server]:
         server.on_loop(parts.reader.close)
 
 
-def with_missing(ids: np.ndarray) -> np.ndarray:
+def with_missing(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The same with some that have no row."""
     ids = ids.copy()
     ids[::50] = 10**12
@@ -106,7 +107,7 @@ def test_neither_process_takes_fresh_pages(service: Running, missing: bool, stri
     with service.client() as client:
         for seed in range(1, 20):
             look_up(client, seed, missing=missing, strict=strict)
-        least = [10**9, 10**9]
+        least = [1e9, 1e9]
         for _ in range(3):  # what else a process does now and then is not a reply's
             before = faults_of(front), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for seed in range(21, 40):
