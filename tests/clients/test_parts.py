@@ -14,7 +14,7 @@ import pytest
 from embcache_client import Client, errors
 from embcache_client.buffers import BufferPool
 from embcache_client.http1 import Response, ResponseReader
-from embcache_client.parts import LEAST_PART
+from embcache_client.parts import LEAST_PART, read_part
 from tests.clients.conftest import Connect
 from tests.clients.service import DIM, Service, answer_query, row_of, served
 
@@ -242,6 +242,19 @@ def test_many_threads(url: str, service: Laid) -> None:
 def test_settings_that_can_never_be_right(connections: int) -> None:
     with pytest.raises(ValueError, match="connections"):
         Client("http://127.0.0.1:1", connections=connections)
+
+
+def test_only_what_ends_with_rows_of_that_length_is_read() -> None:
+    entry = {"table": "item", "version": "1", "dtype": "f32", "shape": [2, DIM], "status": b"\x02\x00", "rows": b""}
+    packed = msgpack.packb({"position": 7, "history": "h", "results": [entry]})[:-2] + b"\xc6"
+    asked = ("item", "f32", 2, DIM)
+    answer = read_part(packed + bytes([0, 0, 0, 32]), 32, asked)
+    assert (answer.position, answer.history, answer.version) == (7, "h", "1")
+    assert answer.status.tolist() == [2, 0]
+    wrong = [packed + bytes([0, 0, 0, 31]), packed[:-6] + b"\xa4owsr\xc6" + bytes([0, 0, 0, 32]), b"", packed]
+    for head in wrong:
+        with pytest.raises(errors.ProtocolError, match="does not end with its rows"):
+            read_part(head, 32, asked)
 
 
 # --- the reader's part -----------------------------------------------------------------------------------------------
