@@ -34,14 +34,9 @@ TILE_BYTES = 1 << 16
 
 
 @inlined
-def column(form, index):
-    return load_i64(form + 8 * index)
-
-
-@inlined
 def _length(form, unit):
     """Ids of a result."""
-    lengths = column(form, LENGTHS)
+    lengths = load_i64(form + 8 * LENGTHS)
     return np.int64(load_u32(lengths + 4 * unit)) if lengths != 0 else 1
 
 
@@ -49,7 +44,7 @@ def _length(form, unit):
 def tile_from(form, first, most):
     """(results, ids) of the tile that begins with a result: of at most so many ids, or one result."""
     units, ids = np.int64(0), np.int64(0)
-    while first + units < column(form, UNITS):
+    while first + units < load_i64(form + 8 * UNITS):
         length = _length(form, first + units)
         if units > 0 and ids + length > most:
             break
@@ -61,9 +56,9 @@ def tile_from(form, first, most):
 @kernel
 def forget_all(form):
     """No result is done."""
-    for unit in range(column(form, UNITS)):
-        store_u8(column(form, DONE) + unit, np.uint8(0))
-    store_i64(form + 8 * KEPT, column(form, UNITS))
+    for unit in range(load_i64(form + 8 * UNITS)):
+        store_u8(load_i64(form + 8 * DONE) + unit, np.uint8(0))
+    store_i64(form + 8 * KEPT, load_i64(form + 8 * UNITS))
 
 
 @inlined
@@ -77,15 +72,19 @@ def _keep(done, kept, rows, nbytes):
 @inlined
 def _places(form, unit):
     """Where a result goes: (values, scale, bias)."""
-    nbytes = values_bytes_of(column(form, WIRE), column(form, DIM))
-    return column(form, RESULTS) + unit * nbytes, column(form, SCALE) + 4 * unit, column(form, BIAS) + 4 * unit
+    values = load_i64(form + 8 * RESULTS) + unit * values_bytes_of(load_i64(form + 8 * WIRE), load_i64(form + 8 * DIM))
+    return values, load_i64(form + 8 * SCALE) + 4 * unit, load_i64(form + 8 * BIAS) + 4 * unit
 
 
 @kernel
-def _express_rows(form, first, units, rows, status, kept):
-    """Rows that are not of the warm tier are kept: what a default row is may depend on its id."""
-    stored, wire, dim, done = column(form, STORED), column(form, WIRE), column(form, DIM), column(form, DONE) + first
-    row_bytes, undone = row_bytes_of(stored, dim), np.int64(0)
+def express_rows(form, first, units, rows, status, kept):
+    """Convert a tile's rows, beginning with the result `first`; -> how many are not done.
+
+    rows, status: of the tile's ids, NO_STATUS where one is left; kept: where the rows of results go that are not done;
+    all by address. Rows that are not of the warm tier are kept: what a default row is may depend on its id.
+    """
+    stored, wire, dim = load_i64(form + 8 * STORED), load_i64(form + 8 * WIRE), load_i64(form + 8 * DIM)
+    row_bytes, done, undone = row_bytes_of(stored, dim), load_i64(form + 8 * DONE) + first, np.int64(0)
     for unit in range(units):
         if load_u8(status + unit) == WARM:
             store_u8(done + unit, np.uint8(1))
@@ -93,7 +92,7 @@ def _express_rows(form, first, units, rows, status, kept):
             _keep(done + unit, kept + unit * row_bytes, rows + unit * row_bytes, row_bytes)
             undone += 1
     values, scale, bias = _places(form, first)
-    convert_rows(stored, wire, dim, rows, units, values, scale, bias, done, 0)
+    convert_rows(stored, wire, dim, rows, units, values, scale, bias, done, np.int64(0))
     return undone
 
 
@@ -106,34 +105,23 @@ def _is_answered(status, ids):
 
 
 @kernel
-def _express_bags(form, first, units, id_before, rows, status, kept):
-    stored, dim, weights = column(form, STORED), column(form, DIM), column(form, WEIGHTS)
-    row_bytes, undone = row_bytes_of(stored, dim), np.int64(0)
+def express_bags(form, first, units, before, rows, status, kept):
+    """Pool a tile's bags, in the same words; before: how many ids the bags before `first` have."""
+    stored, dim, weights = load_i64(form + 8 * STORED), load_i64(form + 8 * DIM), load_i64(form + 8 * WEIGHTS)
+    row_bytes, done, undone = row_bytes_of(stored, dim), load_i64(form + 8 * DONE), np.int64(0)
     held = np.empty(2 * dim, np.float32)
     scratch = np.int64(held.ctypes.data)
     i = np.int64(0)
     for unit in range(first, first + units):
         ids, at = _length(form, unit), rows + i * row_bytes
         if _is_answered(status + i, ids):
-            weights_here = weights + 4 * (id_before + i) if weights != 0 else 0
-            how = (weights_here, column(form, POOLING), column(form, WIRE))
+            weights_here = weights + 4 * (before + i) if weights != 0 else 0
+            how = (weights_here, load_i64(form + 8 * POOLING), load_i64(form + 8 * WIRE))
             pool_bag(stored, dim, at, status + i, ids, *how, *_places(form, unit), scratch)
-            store_u8(column(form, DONE) + unit, np.uint8(1))
+            store_u8(done + unit, np.uint8(1))
         else:
-            _keep(column(form, DONE) + unit, kept + i * row_bytes, at, ids * row_bytes)
+            _keep(done + unit, kept + i * row_bytes, at, ids * row_bytes)
             undone += 1
         i += ids
     held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
     return undone
-
-
-@kernel
-def express_tile(form, first, units, id_before, rows, status, kept):
-    """Make results of a tile's rows, beginning with the result `first`; -> how many are not done.
-
-    id_before: how many ids the results before have. rows, status: of the tile's ids, NO_STATUS where one is left; kept:
-    where the rows of results go that are not done; all by address.
-    """
-    if column(form, LENGTHS) == 0:
-        return _express_rows(form, first, units, rows, status, kept)
-    return _express_bags(form, first, units, id_before, rows, status, kept)

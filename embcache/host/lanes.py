@@ -1,9 +1,9 @@
 """Loops over values, eight at a time: conversions between f32 and the narrower dtypes, and sums, as LLVM's vectors.
 
-LLVM makes no vectors of loops over addresses, so these say what they want; the last few values go one by one, through
-the same operations. They hold no branch and nothing that only some processors have: integer operations do what x86's
-F16C and Arm's FCVT would, NaN and saturation as rows.py says them, with one addition or subtraction each (F. Giesen,
-"Float->half variants", 2012). No product is fused with a sum.
+LLVM makes no vectors of loops over addresses, so these say what they want; the last few values go through the same
+operations, in shorter vectors. They hold no branch and nothing that only some processors have: integer operations do
+what x86's F16C and Arm's FCVT would, NaN and saturation as rows.py says them, with one addition or subtraction each
+(F. Giesen, "Float->half variants", 2012). No product is fused with a sum.
 
 All take addresses, which need not be aligned: first of what is written, then of what is read, and how many values that
 is. lanes_python.py has the same as plain Python, for NUMBA_DISABLE_JIT=1.
@@ -11,8 +11,7 @@ is. lanes_python.py has the same as plain Python, for NUMBA_DISABLE_JIT=1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -24,6 +23,7 @@ from numba.extending import intrinsic
 from embcache.host.jit import JIT_ENABLED
 
 LANES = 8
+_WIDTHS = (8, 4, 2, 1)
 
 _F32, _I64 = ir.FloatType(), ir.IntType(64)
 _BYTE, _HALF, _WORD = (ir.IntType(bits) for bits in (8, 16, 32))
@@ -67,17 +67,14 @@ def _at(builder: Any, address: Any, index: Any, size: int) -> Any:
 
 
 def _loop(builder: Any, count: Any, body: Callable[[Any, int], None]) -> None:
-    """Do body(index, lanes) for all of `count` values: by LANES, and the rest one by one."""
+    """Do body(index, lanes) for all of `count` values: by LANES, and the rest by four, two and one."""
     whole = builder.and_(count, _I64(-LANES))
-    for begin, end, lanes in ((_I64(0), whole, LANES), (whole, count, 1)):
-        with _range(builder, begin, end, lanes) as index:
-            body(index, lanes)
-
-
-@contextmanager
-def _range(builder: Any, begin: Any, end: Any, step: int) -> Iterator[Any]:
-    with cgutils.for_range_slice(builder, begin, end, _I64(step), _I64) as (index, _):
-        yield index
+    with cgutils.for_range_slice(builder, _I64(0), whole, _I64(LANES), _I64) as (index, _):
+        body(index, LANES)
+    for lanes in _WIDTHS[1:]:
+        is_left = builder.icmp_unsigned("!=", builder.and_(count, _I64(lanes)), _I64(0))
+        with builder.if_then(is_left):
+            body(builder.and_(count, _I64(-2 * lanes)), lanes)
 
 
 def _variable(builder: Any, value: Any) -> Any:
@@ -223,7 +220,7 @@ def bounds_of(_context: Any, _values: Any, _count: Any) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         values, count = arguments
         first = builder.extract_element(_load(builder, values, _F32, 1), _WORD(0))
-        held = {lanes: [_variable(builder, _spread(builder, first, lanes)) for _ in "<>"] for lanes in (LANES, 1)}
+        held = {lanes: [_variable(builder, _spread(builder, first, lanes)) for _ in "<>"] for lanes in _WIDTHS}
 
         def body(index: Any, lanes: int) -> None:
             value = _load(builder, _at(builder, values, index, 4), _F32, lanes)

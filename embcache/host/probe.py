@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host.express import TILE_BYTES, column, express_tile, forget_all, tile_from
+from embcache.host.express import TILE_BYTES, express_bags, express_rows, forget_all, tile_from
 from embcache.host.jit import inlined, kernel
 from embcache.host.layout import (
     DIRECTORY,
@@ -39,6 +39,7 @@ from embcache.host.machine import (
     fence_acquire,
     load_acquire,
     load_i32,
+    load_i64,
     load_relaxed,
     load_u64,
     store_i32,
@@ -57,6 +58,7 @@ from embcache.host.segment import (
     KEPT,
     LATE,
     LEFT,
+    LENGTHS,
     MISSES,
     MISSING,
     NO_STATUS,
@@ -117,22 +119,28 @@ def _mark_left(begin, end, segment, before):
 
 
 @kernel
-def _probe_tiles(segment, place, ring, ring_mask, tick, notes):
-    """`_probe_rows` for a segment with a form: results are made of a tile's rows before those of the next are found."""
+def _probe_tiles(listed, segment, place, ring, ring_mask, tick, notes):
+    """`_probe_rows` for a segment with a form: results are made of a tile's rows before those of the next are found.
+
+    listed: False, but no constant, of which Numba would make another kernel.
+    """
     form, row_bytes, part = segment[FORM], segment[ROW_BYTES], segment.copy()
     most = max(TILE_BYTES // row_bytes, 1)
     held = np.empty(most * row_bytes + LINE, np.uint8)
     tile = (np.int64(held.ctypes.data) + LINE - 1) // LINE * LINE
     first, before, left, undone = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    while first < column(form, UNITS):
+    while first < load_i64(form + 8 * UNITS):
         units, ids = tile_from(form, first, most)
         kept = segment[OUT] + before * row_bytes
         part[COUNT], part[IDS] = ids, segment[IDS] + 8 * before
         part[STATUS], part[MISSES] = segment[STATUS] + before, segment[MISSES] + 4 * left
         part[OUT] = tile if ids <= most else kept
-        here = _probe_rows(False, part, place, ring, ring_mask, tick, notes)
+        here = _probe_rows(listed, part, place, ring, ring_mask, tick, notes)
         _mark_left(left, left + here, segment, before)
-        undone += express_tile(form, first, units, before, part[OUT], part[STATUS], kept)
+        if load_i64(form + 8 * LENGTHS) == 0:
+            undone += express_rows(form, first, units, part[OUT], part[STATUS], kept)
+        else:
+            undone += express_bags(form, first, units, before, part[OUT], part[STATUS], kept)
         first, before, left = first + units, before + ids, left + here
     store_i64(form + 8 * KEPT, undone)
     held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
@@ -172,7 +180,7 @@ def _probe_segment(listed, arena, segment, ring, ring_mask, tick, notes):
         if listed or segment[FORM] == 0:
             left = _probe_rows(listed, segment, place, ring, ring_mask, tick, notes)
         else:
-            left = _probe_tiles(segment, place, ring, ring_mask, tick, notes)
+            left = _probe_tiles(listed, segment, place, ring, ring_mask, tick, notes)
         fence_acquire()
         if np.uint64(load_relaxed(entry)) == stamp:
             return left
@@ -221,7 +229,8 @@ def probe_listed(arena: int, segments: Segments, ring: int, ring_mask: np.uint64
 
 
 @kernel
-def _probe_now(arena, segments, ring, ring_mask, tick, generation, position_at):
+def _probe_now(listed, arena, segments, ring, ring_mask, tick, generation, position_at):
+    """`probe_now`. listed: False, but no constant, of which Numba would make another kernel."""
     if load_acquire(arena + HEAD_ALIVE) != np.uint64(1):
         return np.int64(-1)
     if load_acquire(arena + HEAD_GENERATION) != np.uint64(generation):
@@ -229,7 +238,7 @@ def _probe_now(arena, segments, ring, ring_mask, tick, generation, position_at):
     position = np.uint64(load_acquire(arena + HEAD_POSITION))
     for i in range(8):
         store_u8(position_at + i, np.uint8(position >> np.uint64(56 - 8 * i)))
-    return np.int64(_probe(False, arena, segments, ring, ring_mask, tick))
+    return np.int64(_probe(listed, arena, segments, ring, ring_mask, tick))
 
 
 def probe_now(
@@ -245,7 +254,7 @@ def probe_now(
 
     Else the applied position as it is before, u64 big-endian, goes to the address `position_at`.
     """
-    left: int = _probe_now(arena, segments, ring, ring_mask, tick, generation, position_at)
+    left: int = _probe_now(False, arena, segments, ring, ring_mask, tick, generation, position_at)
     return left
 
 

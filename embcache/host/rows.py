@@ -182,56 +182,42 @@ def _is_skipped(i, status, skip):
 
 
 @kernel
-def _convert_values(stored, wire, source, count, target, scratch):
-    """Write f32, f16 or bf16 values as one of these dtypes. scratch: the address of PIECE f32."""
-    if stored == F32:
-        encode_values(wire, source, count, target)
-    elif wire == F32:
-        decode_row(stored, source, count, target)
-    else:
-        for j in range(0, count, PIECE):
-            piece = min(count - j, PIECE)
-            decode_row(stored, source + 2 * j, piece, scratch)
-            encode_values(wire, scratch, piece, target + 2 * j)
-
-
-@kernel
-def _convert_q8(stored, wire, dim, row, target, scale, bias, scratch):
-    """Write one row from q8, or in q8, or both. scratch: the address of f32 [dim]."""
-    if stored == wire:
-        store_u32(scale, load_u32(row))
-        store_u32(bias, load_u32(row + 4))
-        copy_bytes(target, row + 8, dim)
-        return
-    decode_row(stored, row, dim, scratch)
-    if wire == Q8:
-        quantise(scratch, dim, target, scale, bias)
-    else:
-        encode_values(wire, scratch, dim, target)
-
-
-@kernel
 def convert_rows(stored, wire, dim, rows, count, out, scale, bias, status, skip):
     """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases.
 
     status: the address of u8 [count]: rows whose status is `skip` are at `out` already, and are left alone; or 0.
+    Without q8, rows that lie one behind the other are converted as one.
     """
-    row_bytes, out_bytes = row_bytes_of(stored, dim), values_bytes_of(wire, dim)
+    row_bytes, out_bytes, with_q8 = row_bytes_of(stored, dim), values_bytes_of(wire, dim), Q8 in (stored, wire)
     held = np.empty(max(dim, PIECE), np.float32)
     scratch = np.int64(held.ctypes.data)
     i = np.int64(0)
     while i < count:
         begin = i
-        while i < count and not _is_skipped(i, status, skip):
+        while i < count and not _is_skipped(i, status, skip) and not (with_q8 and i > begin):
             i += 1
-        if Q8 in (stored, wire):
-            for j in range(begin, i):
-                source, target = rows + j * row_bytes, out + j * out_bytes
-                _convert_q8(stored, wire, dim, source, target, scale + 4 * j, bias + 4 * j, scratch)
+        source, target, values = rows + begin * row_bytes, out + begin * out_bytes, (i - begin) * dim
+        if i == begin:
+            i += 1
+        elif stored == wire:
+            if wire == Q8:
+                store_u32(scale + 4 * begin, load_u32(source))
+                store_u32(bias + 4 * begin, load_u32(source + 4))
+                source += 8
+            copy_bytes(target, source, values_bytes_of(wire, values))
+        elif wire == F32:
+            decode_row(stored, source, values, target)
+        elif stored == F32 and wire != Q8:
+            encode_values(wire, source, values, target)
         else:
-            source, target = rows + begin * row_bytes, out + begin * out_bytes
-            _convert_values(stored, wire, source, (i - begin) * dim, target, scratch)
-        i += 1
+            piece = dim if with_q8 else PIECE
+            for j in range(0, values, piece):
+                here = min(values - j, piece)
+                decode_row(stored, source + 2 * j, here, scratch)
+                if wire == Q8:
+                    quantise(scratch, here, target, scale + 4 * begin, bias + 4 * begin)
+                else:
+                    encode_values(wire, scratch, here, target + 2 * j)
     held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
 
 
