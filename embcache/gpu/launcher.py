@@ -7,6 +7,8 @@ seen in pinned memory.
 Invariant: a launch and the recording of its event are one step under the lock, and so is `hold_back`. So a writer that
 calls it waits for all lookups that were launched before, whoever launched them.
 Memory that a launch writes is kept by its tickets until the launch has ended; if it never does, for ever.
+A slot is busy from before its launch until that is settled, and a ticket stands in the queue until it is launched. So
+an exception that comes out of nowhere, such as a KeyboardInterrupt, leaves no slot behind that nobody waits for.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class _Slot:
         self.done_at = address_of(memory) + int(CONTROL.fields["done"][1])  # type: ignore[index]
         self.number = 0
         self.tickets: list[Ticket] = []
+        self.busy = False
         self.began = 0.0
         self._device_memory = device.allocate(256 + 4 * MAX_BAG_IDS)
         finished = self._device_memory.address
@@ -88,6 +91,7 @@ class _Slot:
 
     def fill(self, tickets: Iterable[Ticket], tick: int) -> Replay:
         """Put the tickets' tiles in; -> the launch."""
+        self.number = (self.number + 1) & 0xFFFFFFFF  # first of all: from here on `ended` is about this launch
         at, scratch, kernel = 0, 0, _STORED
         for ticket in tickets:
             kernel = kernel if ticket.stored else _ANY
@@ -95,10 +99,9 @@ class _Slot:
             if ticket.bag_ids:
                 self.tiles["scratch"][at : at + ticket.tiles.size] += np.uint32(scratch)
                 scratch += ticket.bag_ids
-            ticket.place = self
             self.tickets.append(ticket)
+            ticket.place = self
             at += ticket.tiles.size
-        self.number = (self.number + 1) & 0xFFFFFFFF
         for place, value in zip(_CONTROL_PLACES, (at, tick & 0xFFFFFFFF, self.number), strict=True):
             self._control_words[place] = value
         self.began = time.monotonic()
@@ -128,8 +131,7 @@ class Launcher:
         self._device = device
         self._window_s = window_s
         self._lock = threading.Lock()  # over all that follows
-        self._free: list[_Slot] = []
-        self._running: list[_Slot] = []
+        self._slots: list[_Slot] = []
         self._queue: deque[Ticket] = deque()
         self._held_since = 0.0
         self._tick = 0
@@ -137,13 +139,14 @@ class Launcher:
         self.division = 0  # which division of the table's memory tiles must be made for
         self._error: DeviceError | None = None
         self._stranded: list[Ticket] = []  # their memory may still be written
+        self._stranded_slots: list[_Slot] = []
         self.launches = 0
         self.lookups = 0
 
     def start(self, pools: int) -> None:
         """Make ready to launch, on the pools at an address."""
         with self._lock:
-            self._free = [_Slot(self._device, pools) for _ in range(SLOTS)]
+            self._slots = [_Slot(self._device, pools) for _ in range(SLOTS)]
             self._open = True
 
     @property
@@ -200,7 +203,7 @@ class Launcher:
             self._open = False
         end = time.monotonic() + limit_s
         while self._running or self._queue:
-            for slot in list(self._running):
+            for slot in self._running:
                 self._device.wait_word(slot.done_at, slot.number, _LOOK_S)
             self.poll()
             if time.monotonic() > end:
@@ -212,6 +215,11 @@ class Launcher:
         """Launch again after `close`, for tiles made for this division of the table's memory."""
         with self._lock:
             self._open, self.division = True, division
+
+    def release(self) -> None:
+        """After `close`: give the device's memory back."""
+        with self._lock:
+            self._slots.clear()
 
     def lose(self, error: DeviceError) -> None:
         """The device is gone: everything under way fails, and what it writes to is never used again."""
@@ -225,15 +233,15 @@ class Launcher:
         for ticket in [*under_way, *self._queue]:
             ticket.error = self._error
             ticket.done = True
-        self._running.clear()
+        self._stranded_slots += [slot for slot in self._slots if slot.busy]
+        self._slots.clear()
         self._queue.clear()
 
     def _look(self) -> None:
-        for slot in list(self._running):
+        for slot in self._running:
             if slot.ended:
                 slot.settle()
-                self._running.remove(slot)
-                self._free.append(slot)
+                slot.busy = False
             elif time.monotonic() - slot.began > LIMIT_S:
                 self._lose(DeviceError(f"{self._device.name}: a lookup did not end within {LIMIT_S:g} s"))
                 return
@@ -241,32 +249,63 @@ class Launcher:
 
     def _go_on(self) -> None:
         """Launch what waits if a slot is free: where nothing runs, once the window of its first is over."""
-        if not self._queue or not self._free or self._error is not None:
+        free = next((slot for slot in self._slots if not slot.busy), None)
+        if not self._queue or free is None or self._error is not None:
             return
         if not self._running and time.monotonic() - self._held_since < self._window_s:
             return
-        self._launch(self._free.pop())
+        self._launch(free)
 
     def _launch(self, slot: _Slot) -> None:
+        slot.busy = True
         try:
-            launch = slot.fill(self._taken(), self._tick)
-            self._running.append(slot)
+            launch = slot.fill(self._next(), self._tick)
             launch(slot.stream)
             self._device.record(slot.event, slot.stream)
+            self._let_go(slot)
         except DeviceError as error:
             self._lose(error)
             return
+        except BaseException:
+            self._mend(slot)
+            raise
         self._tick += 1
         self.launches += 1
 
-    def _taken(self) -> list[Ticket]:
+    def _mend(self, slot: _Slot) -> None:
+        """Its launch was interrupted, in front of the device or behind it: find out, once the stream is through."""
+        try:
+            self._device.record(slot.event, slot.stream)
+            through = self._device.wait(slot.event, LIMIT_S)
+        except DeviceError as error:
+            self._lose(error)
+            return
+        if not through:
+            self._lose(DeviceError(f"{self._device.name}: a lookup did not end within {LIMIT_S:g} s"))
+        elif slot.ended:
+            self._let_go(slot)
+        else:  # nothing was launched: its tickets stand in the queue
+            for ticket in slot.tickets:
+                ticket.place = None
+            slot.tickets.clear()
+            slot.busy = False
+
+    def _let_go(self, slot: _Slot) -> None:
+        """Take what a slot has launched out of the queue."""
+        while self._queue and self._queue[0].place is slot:
+            self._queue.popleft()
+
+    @property
+    def _running(self) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.busy]
+
+    def _next(self) -> list[Ticket]:
         """The first of the queue, as many as a launch takes."""
         tickets: list[Ticket] = []
         tiles = bag_ids = 0
-        while self._queue:
-            ticket = self._queue[0]
+        for ticket in self._queue:
             tiles, bag_ids = tiles + ticket.tiles.size, bag_ids + ticket.bag_ids
             if tickets and (tiles > MAX_TILES or bag_ids > MAX_BAG_IDS):
                 break
-            tickets.append(self._queue.popleft())
+            tickets.append(ticket)
         return tickets

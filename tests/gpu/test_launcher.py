@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import shutil
+import sys
 import threading
 import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +108,7 @@ def test_a_launch_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyP
 def test_numbers_of_launches_may_begin_anew() -> None:
     reader = a_reader(EmulatedDevice())
     reader.launcher._tick = 2**32 - 2
-    for slot in reader.launcher._free:
+    for slot in reader.launcher._slots:
         slot.number = 2**32 - 3
     for _ in range(10):
         pending = [reader.begin(VERSION, ROW_BYTES, IDS) for _ in range(3)]
@@ -111,7 +116,7 @@ def test_numbers_of_launches_may_begin_anew() -> None:
             rows, found = reader.finish(each)
             assert found.all()
             np.testing.assert_array_equal(rows, ROWS)
-    assert {slot.number < 100 for slot in reader.launcher._free} == {True}
+    assert {slot.number < 100 for slot in reader.launcher._slots} == {True}
 
 
 def test_closing_waits_for_lookups_under_way_and_those_in_line() -> None:
@@ -215,10 +220,59 @@ def test_memory_that_a_lost_device_may_still_write_is_never_given_back() -> None
     del pending
     gc.collect()
     assert [each() is not None for each in memory] == [True] * SLOTS + [False]  # the last one was not launched
-    assert not reader.launcher._free  # control blocks and tiles are kept, too
+    assert not reader.launcher._slots
+    assert len(reader.launcher._stranded_slots) == SLOTS  # control blocks and tiles are kept, too
     device.release()
     for ticket in reader.launcher._stranded:
         assert ticket.place is not None
         assert device.wait(ticket.place.event, 60)
         assert isinstance(ticket.keep, np.ndarray)
         assert (ticket.keep[-IDS.size :] == HOT).all()  # the statuses: written late, to where nobody else is
+
+
+class Interrupt(BaseException):
+    """Comes out of nowhere, as a KeyboardInterrupt does."""
+
+
+def interrupted_at(step: int, call: Callable[[], object]) -> bool:
+    """Make a call, and have an exception come before its step-th line of the launcher; -> whether it has so many.
+
+    Not where a `with` block is left: there no signal is looked for, and its lock would stay taken.
+    """
+    left = [step]
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename != launching.__file__:
+            return None
+        if event == "line" and not linecache.getline(launching.__file__, frame.f_lineno).strip().startswith("with "):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_exception_out_of_nowhere_costs_the_lookup_that_it_meets_and_no_other() -> None:
+    """At every line of a lookup's way through the launcher, with another one in line."""
+    reader = a_reader(EmulatedDevice())
+    step, came = 0, True
+    while came:
+        step += 1
+        other = reader.begin(VERSION, ROW_BYTES, IDS)
+        came = interrupted_at(step, lambda: reader.lookup(VERSION, ROW_BYTES, IDS))
+        rows, found = reader.finish(other)
+        assert found.all()
+        np.testing.assert_array_equal(rows, ROWS)
+        assert reader.launcher.error is None
+    assert step > 50
+    reader.launcher.close()
+    assert not reader.launcher._running
