@@ -20,6 +20,7 @@ from embcache.host.pool import SUM
 from embcache.host.ring import MASK, private_ring
 from embcache.host.rows import F16, F32
 from embcache.host.segment import FORM
+from embcache.host.warm import warm_readers
 from tests.host.proving import MODULUS, ROW_BYTES
 from tests.host.reader import Asked
 
@@ -27,6 +28,7 @@ arena_fd, entry, version, id_count = map(int, sys.argv[1:])
 arena, ring = Arena.adopt(arena_fd, writable=False), private_ring()
 random = np.random.default_rng(arena_fd)
 dim, seen = ROW_BYTES // 4, 0
+warm_readers()  # else it compiles while the writer writes
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     ids = random.integers(0, id_count, 400, dtype=np.uint64)

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from embcache.host.arena import Arena
+from embcache.host.warm import warm_readers
 from tests.host.proving import ROW_BYTES, broken
 from tests.host.reader import Asked, Reader
 
@@ -18,6 +19,7 @@ arena_fd, entry, version, id_count = map(int, sys.argv[1:])
 reader = Reader(Arena.adopt(arena_fd, writable=False))
 random = np.random.default_rng(arena_fd)
 seen = 0
+warm_readers()  # else it compiles while the writer writes
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     ids = random.integers(0, id_count, 64, dtype=np.uint64)
