@@ -43,6 +43,21 @@ TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="EMBCACHE_TOKEN", help="Bearer token, where the service asks for one.")
 ]
 TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="npy, npz, safetensors, parquet, arrow, torch, hps, word2vec-text or word2vec-binary, where the file or "
+        "its name does not tell.",
+    ),
+]
+IdsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ids", help="What the file calls its ids: array, tensor, column, key. `-`: row numbers are the ids."
+    ),
+]
+RowsOption = Annotated[str | None, typer.Option("--rows", help="What the file calls its rows.")]
 DTYPES = ", ".join(get_args(Dtype))
 
 
@@ -72,40 +87,52 @@ def serve(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The con
 @app.command("import")
 def import_(
     table: TableArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".npy (row number is the ID) or .npz (ids, rows).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; an HPS model is a folder.")],
     config: ConfigOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    format: FormatOption = None,
+    ids: IdsOption = None,
+    rows: RowsOption = None,
     dtype: Annotated[str | None, typer.Option(help=f"What a table that is created keeps: {DTYPES}.")] = None,
     add: Annotated[bool, typer.Option("--add", help="A table that is created takes `add`: f32 on disk.")] = False,
 ) -> None:
     """Fill a table with the rows of a file, in place of what it held. All of them, or nothing changes.
 
-    A table that is not there is created from the file's shape.
+    A table that is not there is created from the file's shape. Reads .npy (row number is the ID), .npz, .safetensors,
+    Parquet, Arrow (Feather), PyTorch state dicts, HugeCTR HPS folders, and word2vec text and binary, whose words are
+    hashed as raw values of the table. IDs may come in any order.
     """
     from embcache.cli.tables import opened
-    from embcache.cli.transfer import import_file
+    from embcache.cli.transfer import TableFormat, import_file
 
     kept = None if dtype is None else _dtype(dtype)
     with opened(*_place(config, url), token) as tables:
-        moved = import_file(tables, table, file, kept, add, Console(stderr=True))
+        moved = import_file(
+            tables, table, file, TableFormat(_format(format), ids, rows), kept, add, Console(stderr=True)
+        )
     typer.echo(f"{table}: {moved.summary} imported, now version {moved.version}")
 
 
 @app.command()
 def export(
     table: TableArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".npz (ids, rows), or .npy for IDs 0, 1, 2, ...")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".npz .safetensors .parquet .arrow .pt; .npy for IDs 0, 1, 2, ...")
+    ],
     config: ConfigOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    format: FormatOption = None,
+    ids: IdsOption = None,
+    rows: RowsOption = None,
 ) -> None:
-    """Write a table's rows to a file, which appears when it is complete."""
+    """Write a table's rows to a file, which appears when it is complete. --format hps writes a folder."""
     from embcache.cli.tables import opened
-    from embcache.cli.transfer import export_file
+    from embcache.cli.transfer import TableFormat, export_file
 
     with opened(*_place(config, url), token) as tables:
-        moved = export_file(tables, table, file, Console(stderr=True))
+        moved = export_file(tables, table, file, TableFormat(_format(format), ids, rows), Console(stderr=True))
     typer.echo(f"{table}: {moved.summary} of version {moved.version} written to {file}")
 
 
@@ -243,6 +270,15 @@ def _dtype(text: str) -> Dtype:
             kind: Dtype = known
             return kind
     raise typer.BadParameter(f"{text!r} is none of {DTYPES}", param_hint="DTYPE")
+
+
+def _format(text: str | None) -> str | None:
+    from embcache_storage.files import FORMATS
+
+    names = [format.name for format in FORMATS]
+    if text is not None and text not in names:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}", param_hint="--format")
+    return text
 
 
 def _feature_id(text: str) -> int:

@@ -7,7 +7,7 @@ there. May touch the files of embcache_storage, and tables only through `Tables`
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from embcache.cli.tables import Tables, existing, find
+from embcache.cli.tables import TableInfo, Tables, existing, find
 from embcache.errors import DimensionMismatch, MalformedRequest
+from embcache.features import hash_values
 from embcache.spec import Dtype, TableSpec
 from embcache_storage import files
 
 CHUNK_BYTES = 8 << 20
 """Of float32 rows handed on at once: enough that a call's fixed cost is nothing, little enough to show progress."""
+
+LINE_SECONDS = 10.0
+"""Between lines that tell the progress where no terminal shows a bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +51,62 @@ class Moved:
         return f"{self.rows:,} rows in {self.seconds:.1f} s ({self.rows / max(self.seconds, 1e-9):,.0f} rows/s)"
 
 
-def import_file(tables: Tables, table: str, file: Path, dtype: Dtype | None, add: bool, console: Console) -> Moved:
+@dataclass(frozen=True, slots=True)
+class TableFormat:
+    """How a file is to be understood: its format, and what ids and rows are called in it. None: as the file shows."""
+
+    format: str | None = None
+    ids: str | None = None
+    rows: str | None = None
+
+
+def import_file(
+    tables: Tables, table: str, file: Path, form: TableFormat, dtype: Dtype | None, add: bool, console: Console
+) -> Moved:
     """Fill a new version of `table` with the rows of a file; creates the table from the file's shape where it is new.
 
-    dtype: what the created table keeps; that of the file where None. add: it takes `add`. Raises DimensionMismatch or
-    MalformedRequest where the file or an option does not fit an existing table, and whatever files and tables raise.
+    Words of a file are hashed as raw values of the table. dtype: what the created table keeps; that of the file where
+    None. add: it takes `add`. Raises DimensionMismatch or MalformedRequest where the file or an option does not fit an
+    existing table, and whatever files and tables raise.
     """
     began = time.monotonic()
-    source = files.open_table(file)
-    spec = _spec_for(tables, table, source, dtype, add)
+    info = find(tables, table)
+    feature = table if info is None else info.spec.feature_name
+    names = files.Names(form.ids, form.rows, lambda words: hash_values(feature, words))
+    source = files.open_table(file, form.format, names)
+    spec = _spec_for(info, table, source, dtype, add)
     chunk = _chunk_rows(source.dim)
-    with _bar(f"import {table}", source.count, console) as (progress, task), tables.importing(table, spec) as load:
-        for ids, rows in source.sorted_chunks(chunk):
+    with _bar(source.count, console) as advance, tables.importing(table, spec) as load:
+        for ids, rows in source.sorted_chunks(chunk, sorting=lambda rows: advance(f"sort {file.name}", rows)):
             load.write(ids, rows)
-            progress.advance(task, len(ids))
+            advance(f"import {table}", len(ids))
     return Moved(source.count, load.version, time.monotonic() - began)
 
 
-def export_file(tables: Tables, table: str, file: Path, console: Console) -> Moved:
+def export_file(tables: Tables, table: str, file: Path, form: TableFormat, console: Console) -> Moved:
     """Write all rows of the live version of `table` to a file, which appears when it is complete.
 
     Raises UnknownTable, and whatever files and tables raise.
     """
     began = time.monotonic()
     info = existing(tables, table)
+    names = files.Names(form.ids, form.rows)
     done = 0
     with (
-        _bar(f"export {table}", info.rows, console) as (progress, task),
-        files.TableWriter(file, info.spec.dim, info.spec.cold_dtype) as writer,
+        files.TableWriter(file, info.spec.dim, info.spec.cold_dtype, form.format, names) as writer,
+        _bar(info.rows, console) as advance,
     ):
         for ids, rows in tables.pages(table, info.version, _chunk_rows(info.spec.dim)):
             writer.write(ids, rows)
             done += len(ids)
-            progress.advance(task, len(ids))
+            advance(f"export {table}", len(ids))
     return Moved(done, info.version, time.monotonic() - began)
 
 
-def _spec_for(tables: Tables, table: str, source: files.TableFile, dtype: Dtype | None, add: bool) -> TableSpec | None:
+def _spec_for(
+    info: TableInfo | None, table: str, source: files.TableFile, dtype: Dtype | None, add: bool
+) -> TableSpec | None:
     """The spec to create `table` with, or None where it is there already and the file fits it."""
-    info = find(tables, table)
     if info is None:
         return TableSpec.parse({"name": table, "dim": source.dim, "dtype": dtype or source.dtype, "add": add or None})
     if info.spec.dim != source.dim:
@@ -118,10 +139,40 @@ class _CountColumn(ProgressColumn):
         return Text(f"{int(task.completed):,} of {int(task.total or 0):,}", style="progress.download")
 
 
+Advance = Callable[[str, int], None]
+"""Tells that so many more rows are through with what is being done."""
+
+
 @contextmanager
-def _bar(what: str, rows: int, console: Console) -> Iterator[tuple[Progress, TaskID]]:
+def _bar(rows: int, console: Console) -> Iterator[Advance]:
+    """A bar for each thing that is done to all rows; where there is no terminal, a line now and then."""
+    if not console.is_terminal:
+        yield _Lines(rows, console).advance
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _CountColumn(), _RateColumn()
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        yield progress, progress.add_task(what, total=rows)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, n: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=rows)
+            progress.advance(tasks[what], n)
+
+        yield advance
+
+
+class _Lines:
+    """Progress for a log: a line every LINE_SECONDS, so none for what is done sooner."""
+
+    def __init__(self, rows: int, console: Console) -> None:
+        self._rows, self._console = rows, console
+        self._done: dict[str, int] = {}
+        self._told = time.monotonic()
+
+    def advance(self, what: str, n: int) -> None:
+        self._done[what] = self._done.get(what, 0) + n
+        if time.monotonic() - self._told >= LINE_SECONDS:
+            self._told = time.monotonic()
+            done = self._done[what]
+            share = f" ({done / self._rows:.0%})" if self._rows else ""
+            self._console.print(f"{what}: {done:,} of {self._rows:,} rows{share}", highlight=False, soft_wrap=True)

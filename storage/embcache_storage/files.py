@@ -1,4 +1,4 @@
-"""Embedding tables in files: .npy, where the row number is the feature ID, and .npz with `ids` and `rows`.
+"""Embedding tables in files: NumPy, safetensors, Parquet, Arrow, word2vec, PyTorch state dicts, HugeCTR HPS folders.
 
     source = open_table("items.npz")              # source.count, source.dim, source.dtype
     for ids, rows in source.sorted_chunks(4096):  # uint64 [n], ascending; float32 [n, dim]
@@ -6,13 +6,15 @@
     with TableWriter("copy.npz", dim, "f32") as writer:
         writer.write(ids, rows)
 
-Memory stays at a chunk or two, plus 16 bytes for each id of an .npz whose ids are not in order.
+Memory stays at some chunks and what sorting is given, whatever the file's size and order. docs/tables.md says what is
+read of each format.
 """
 
 from __future__ import annotations
 
-from embcache_storage.files_arrays import FileError
+from embcache_storage.files_formats import FORMATS
 from embcache_storage.files_read import TableFile, open_table
+from embcache_storage.files_source import NUMBERED, FileError, Names
 from embcache_storage.files_write import TableWriter
 
-__all__ = ["FileError", "TableFile", "TableWriter", "open_table"]
+__all__ = ["FORMATS", "NUMBERED", "FileError", "Names", "TableFile", "TableWriter", "open_table"]

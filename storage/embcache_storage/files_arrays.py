@@ -1,6 +1,6 @@
-"""Single arrays in files, without reading them whole: an .npy file, or an .npy member of a zip archive.
+"""NumPy's formats: an .npy file, whose row numbers are the ids, and an .npz archive of `ids` and `rows`.
 
-What lies in the file as it is gets mapped; what is compressed can only be read from its start to its end.
+Arrays are read from their start to their end, never whole, and not mapped: what is read leaves the memory again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from embcache_storage.files_source import NUMBERED, ArraySource, FileError, Names, chosen
+
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")  # of a zip member: signature, length of the name, of the extra field
 _PIECE_BYTES: Final = 8 << 20
 
@@ -35,10 +37,6 @@ _DAMAGE: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
-class FileError(Exception):
-    """A table file that cannot be read or written. The message says which, what is wrong, where, and what would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +63,20 @@ class StoredArray:
     def compressed(self) -> bool:
         return self.member is not None and self.member.compress_type != zipfile.ZIP_STORED
 
-    def mapped(self) -> npt.NDArray[Any]:
-        """The whole array, mapped read-only. Not for compressed members."""
-        if not self.nbytes:
-            return np.empty(self.shape, self.dtype)
-        order = "F" if self.column_major else "C"
-        offset = self.start + self.header_bytes
-        whole = np.memmap(self.path, self.dtype, "r", offset, self.shape, order)  # type: ignore[call-overload]
-        return np.asarray(whole)
+    @property
+    def bf16(self) -> bool:
+        return False  # NumPy has none
 
     def pieces(self, items: int) -> Iterator[npt.NDArray[Any]]:
-        """The array of a row-major, perhaps compressed member, `items` of its first axis at a time, checked at its end.
+        """`items` of the first axis at a time; a member of an archive is checked against its checksum on the way.
 
-        FileError where it breaks off, or does not match its checksum.
+        FileError where it breaks off, or does not match.
         """
-        assert self.member is not None
-        with file_errors(self.name), zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+        if self.column_major and len(self.shape) == 2 and self.nbytes:
+            self.check()
+            yield from self._column_major(items)
+            return
+        with file_errors(self.name), self._opened() as stream:
             stream.read(self.header_bytes)
             done = 0
             while done < self.shape[0]:
@@ -92,8 +88,29 @@ class StoredArray:
             if stream.read(1):
                 raise FileError(f"{self.name} is longer than its header says")
 
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+            yield stream
+
+    def _column_major(self, items: int) -> Iterator[npt.NDArray[Any]]:
+        """Rows of an array that lies column by column."""
+        rows, columns = self.shape
+        first = self.start + self.header_bytes
+        with file_errors(self.name), self.path.open("rb") as file:
+            for start in range(0, rows, items):
+                piece = np.empty((columns, min(items, rows - start)), self.dtype)
+                for column in range(columns):
+                    file.seek(first + (column * rows + start) * self.dtype.itemsize)
+                    _fill(file, piece[column].view(np.uint8).data)
+                yield np.ascontiguousarray(piece.T)
+
     def check(self) -> None:
-        """FileError unless the bytes of a member match its checksum, which reading through a map does not look at."""
+        """FileError unless the bytes of a member match its checksum, which reading here and there does not look at."""
         if self.member is None:
             return
         with file_errors(self.name), zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
@@ -101,24 +118,30 @@ class StoredArray:
                 pass
 
 
-def npy_file(path: Path) -> StoredArray:
-    """The array of an .npy file."""
+def open_npy(path: Path, names: Names) -> ArraySource:
+    """The table of an .npy file."""
+    if names.rows is not None or names.ids not in (None, NUMBERED):
+        raise FileError(f"{path}: an .npy holds one array without a name; --ids and --rows are for other formats")
     with file_errors(str(path)), path.open("rb") as file:
         shape, column_major, dtype = _read_header(file)
         array = StoredArray(path, str(path), shape, dtype, column_major, None, 0, file.tell())
         _check_size(array, os.fstat(file.fileno()).st_size)
-    return array
+    return ArraySource(path, array, None)
 
 
-def npz_members(path: Path, wanted: tuple[str, ...]) -> list[StoredArray]:
-    """The named arrays of an .npz file."""
+def open_npz(path: Path, names: Names) -> ArraySource:
+    """The table of an .npz archive."""
     with file_errors(str(path)), zipfile.ZipFile(path) as archive:
         there = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        missing = [name for name in wanted if name not in there]
-        if missing:
-            names = ", ".join(f"`{name}`" for name in there) or "nothing"
-            raise FileError(f"{path} has no `{missing[0]}`: it holds {names}; a table is `ids` [n] and `rows` [n, dim]")
-        return [_npz_member(path, archive, name, there[name]) for name in wanted]
+
+        def array(name: str, option: str) -> StoredArray:
+            return _npz_member(path, archive, name, there[chosen(path, there, name, "array", option)])
+
+        ids = None if names.numbered else array(names.ids or "ids", "--ids")
+        rows = array(names.rows or "rows", "--rows")
+    if rows.compressed and rows.column_major and len(rows.shape) == 2:
+        raise FileError(f"{rows.name} is compressed and column-major; save it with numpy.savez, or row-major")
+    return ArraySource(path, rows, ids)
 
 
 def _npz_member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> StoredArray:

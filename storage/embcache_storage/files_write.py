@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import zipfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -14,38 +15,73 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from embcache_storage.files_arrays import FileError
+from embcache_storage.files_formats import to_write
+from embcache_storage.files_source import FileError, Names, U64Array
 
 _COPY_BYTES: Final = 8 << 20
 
 
+class Sink(ABC):
+    """One format's way of writing. What it writes lies in a folder of its own until it is complete."""
+
+    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+        """target: for messages. work: an empty folder. dtype: of the table, "f32", "f16", "bf16" or "q8"."""
+        self.target, self.work, self.dim, self.dtype, self.names = target, work, dim, dtype, names
+
+    @abstractmethod
+    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
+        """Append ids [n], n > 0, and rows [n, dim]. FileError where the format cannot hold them."""
+
+    @abstractmethod
+    def finish(self) -> Path:
+        """The complete file or folder, in the work folder; all of it durable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open, finished or not."""
+
+
 class TableWriter:
-    """Writes a table as .npy or .npz, by the ending of its name. Use as a context manager.
+    """Writes a table in the format that the ending of its name says, or `format`. Use as a context manager.
 
     The file appears, durable, when the block ends; after an error nothing is left, and a file that had the name stays
-    as it was. An .npz takes its size twice on the disk until it is complete, and 8 bytes of memory for each id.
+    as it was. .npz, .safetensors and .pt take their size twice on the disk until they are complete.
     """
 
-    def __init__(self, path: str | Path, dim: int, dtype: str = "f32") -> None:
-        """`dtype` is the table's: "f16" is written as float16, any other as float32. FileError, OSError."""
+    def __init__(
+        self,
+        path: str | Path,
+        dim: int,
+        dtype: str = "f32",
+        format: str | None = None,
+        names: Names = Names(),  # noqa: B008
+    ) -> None:
+        """`dtype` is the table's: rows are written in the narrowest type of the format that loses nothing of it."""
         self._path = Path(path)
-        if self._path.suffix not in (".npy", ".npz"):
-            raise FileError(f"{path}: a table is written as .npy or .npz, by the ending of its name")
+        self._format = to_write(self._path, format)
+        if names.ids is not None and names.ids == names.rows:
+            raise FileError(f"{path}: ids and rows cannot both be called `{names.ids}`")
+        if not self._path.parent.is_dir():
+            raise FileError(f"{path}: there is no folder {self._path.parent}")
+        if self._path.is_dir() or (self._format.name == "hps" and self._path.exists()):
+            raise FileError(f"{path} is there already, and a folder is not written over; name another, or remove it")
+        self._numbered = self._format.name == "npy" or names.numbered
         self._dim = dim
-        self._dtype = np.dtype("<f2" if dtype == "f16" else "<f4")
-        self._ids: list[npt.NDArray[np.uint64]] = []
         self._next = 0
         self._rows = 0
-        hidden = f".{self._path.name}.{secrets.token_hex(4)}"
-        self._archive = self._path.with_name(f"{hidden}.zip.part")
-        self._spool = self._path.with_name(f"{hidden}.part")
-        self._file = self._spool.open("xb")
-        self._header_bytes = self._write_header()
+        sink = self._format.sink_class()
+        self._work = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
+        self._work.mkdir()
+        try:
+            self._sink: Sink = sink(self._path, self._work, dim, dtype, names)
+        except BaseException:
+            shutil.rmtree(self._work)
+            raise
 
-    def write(self, ids: npt.NDArray[np.uint64], rows: npt.NDArray[np.floating[Any]]) -> None:
+    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
         """Append rows float [n, dim] for ids uint64 [n], which ascend over all calls.
 
-        FileError where an .npy, whose row numbers are the ids, would have a gap. ValueError for another shape or order.
+        FileError where row numbers are the ids and there would be a gap. ValueError for another shape or order.
         """
         if rows.shape != (len(ids), self._dim):
             raise ValueError(f"rows must be {[len(ids), self._dim]}, not {list(rows.shape)}")
@@ -54,14 +90,15 @@ class TableWriter:
         if int(ids[0]) < self._next or not np.all(ids[1:] > ids[:-1]):
             raise ValueError("ids must ascend over all calls")
         self._next = int(ids[-1]) + 1
-        if self._path.suffix == ".npz":
-            self._ids.append(np.array(ids, "<u8"))
-        elif self._next != self._rows + len(ids):
+        if self._numbered and self._next != self._rows + len(ids):
             gap = self._rows + int(np.argmax(ids != np.arange(self._rows, self._rows + len(ids), dtype=np.uint64)))
-            raise FileError(
-                f"{self._path}: there is no row for id {gap}, but in an .npy the row number is the id; write an .npz"
+            kind, instead = (
+                ("in an .npy", "write an .npz") if self._format.name == "npy" else ("here", "give ids a name")
             )
-        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+            raise FileError(
+                f"{self._path}: there is no row for id {gap}, but {kind} the row number is the id; {instead}"
+            )
+        self._sink.write(ids, rows)
         self._rows += len(ids)
 
     def __enter__(self) -> Self:
@@ -72,45 +109,127 @@ class TableWriter:
     ) -> None:
         try:
             if error is None:
-                self._finish()
+                self._sink.finish().replace(self._path)
+                _sync_folder(self._path.parent)
         finally:
-            self._file.close()
-            self._spool.unlink(missing_ok=True)
-            self._archive.unlink(missing_ok=True)
+            self._sink.close()
+            shutil.rmtree(self._work)
 
-    def _finish(self) -> None:
+
+class Spool:
+    """A file in the work folder that takes bytes, and gives them to another file at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("xb")
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    def done(self) -> Path:
+        """Nothing more is written; the file, durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._path
+
+    def pour(self, other: IO[bytes]) -> None:
+        """Append all of it to another file."""
+        self._file.flush()
+        with self._path.open("rb") as file:
+            shutil.copyfileobj(file, other, _COPY_BYTES)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class NpySink(Sink):
+    """The header is as long for any number of rows, and is written again at the end."""
+
+    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+        super().__init__(target, work, dim, dtype, names)
+        if names.rows is not None or (names.ids is not None and not names.numbered):
+            raise FileError(f"{target}: an .npy holds one array without a name; --ids and --rows are for other formats")
+        self._kept = float_dtype(dtype)
+        self._rows = 0
+        self._whole = work / "whole"
+        self._file = self._whole.open("xb")
+        self._header_bytes = self._write_header()
+
+    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
+        self._file.write(np.ascontiguousarray(rows, self._kept).data)
+        self._rows += len(ids)
+
+    def finish(self) -> Path:
         self._file.seek(0)
         if self._write_header() != self._header_bytes:
-            raise FileError(f"{self._path}: the header of {self._rows:,} rows does not fit where it was kept free")
+            raise FileError(f"{self.target}: the header of {self._rows:,} rows does not fit where it was kept free")
         self._file.flush()
-        if self._path.suffix == ".npz":
-            with self._archive.open("xb") as archive:
-                self._pack(archive)
-                os.fsync(archive.fileno())
-            self._archive.replace(self._path)
-        else:
-            os.fsync(self._file.fileno())
-            self._spool.replace(self._path)
-        _sync_folder(self._path.parent)
+        os.fsync(self._file.fileno())
+        return self._whole
+
+    def close(self) -> None:
+        self._file.close()
 
     def _write_header(self) -> int:
-        """Write the header for the rows so far; it is as long for any number of them. Returns where it ends."""
-        _write_header(self._file, (self._rows, self._dim), self._dtype)
+        write_npy_header(self._file, (self._rows, self.dim), self._kept)
         return self._file.tell()
 
-    def _pack(self, archive: IO[bytes]) -> None:
-        """Write ids and spooled rows as an archive whose members can be mapped, since they are not compressed."""
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-            with packed.open("ids.npy", "w", force_zip64=True) as member:
-                _write_header(member, (self._rows,), np.dtype("<u8"))
-                for ids in self._ids:
-                    member.write(ids.data)
-            with packed.open("rows.npy", "w", force_zip64=True) as member, self._spool.open("rb") as spool:
-                shutil.copyfileobj(spool, member, _COPY_BYTES)
-        archive.flush()
+
+class SpooledSink(Sink):
+    """Ids and rows in files of their own, until their number is known: for formats that begin with it."""
+
+    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+        super().__init__(target, work, dim, dtype, names)
+        self.count = 0
+        self.ids = Spool(work / "ids")
+        self.rows = Spool(work / "rows")
+
+    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
+        self.ids.write(np.asarray(ids, "<u8"))
+        self.rows.write(self.encoded(rows))
+        self.count += len(ids)
+
+    def encoded(self, rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+        """Rows as they lie in the file."""
+        return np.asarray(rows, float_dtype(self.dtype))
+
+    def finish(self) -> Path:
+        whole = self.work / "whole"
+        with whole.open("xb") as file:
+            self.assemble(file)
+            file.flush()
+            os.fsync(file.fileno())
+        return whole
+
+    @abstractmethod
+    def assemble(self, file: IO[bytes]) -> None:
+        """Write the whole file out of the two."""
+
+    def close(self) -> None:
+        self.ids.close()
+        self.rows.close()
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+class NpzSink(SpooledSink):
+    """An archive whose members are not compressed, as numpy.savez writes it."""
+
+    def assemble(self, file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+            if not self.names.numbered:
+                with packed.open(f"{self.names.ids or 'ids'}.npy", "w", force_zip64=True) as member:
+                    write_npy_header(member, (self.count,), np.dtype("<u8"))
+                    self.ids.pour(member)
+            with packed.open(f"{self.names.rows or 'rows'}.npy", "w", force_zip64=True) as member:
+                write_npy_header(member, (self.count, self.dim), float_dtype(self.dtype))
+                self.rows.pour(member)
+
+
+def float_dtype(dtype: str) -> np.dtype[Any]:
+    """Of NumPy's types the narrowest that loses nothing of a table's."""
+    return np.dtype("<f2" if dtype == "f16" else "<f4")
+
+
+def write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     description = npy_format.dtype_to_descr(dtype)
     npy_format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
 

@@ -12,28 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from embcache_storage.files import FileError, TableFile, TableWriter, open_table
-
-IDS = np.array([0, 3, 2**40, 2**63, 2**64 - 1], np.uint64)
-
-
-def make_rows(n: int, dim: int = 4, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    return np.random.default_rng(n).standard_normal((n, dim)).astype(dtype)
-
-
-def read_all(source: TableFile, step: int = 2) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
-    chunks = list(source.sorted_chunks(step))
-    assert all(ids.dtype == np.uint64 and rows.dtype == np.float32 and 0 < len(ids) <= step for ids, rows in chunks)
-    ids = np.concatenate([ids for ids, _ in chunks] or [np.empty(0, np.uint64)])
-    rows = np.concatenate([rows for _, rows in chunks] or [np.empty((0, source.dim), np.float32)])
-    return ids, rows
-
-
-def expect_error(path: Path, *words: str) -> None:
-    with pytest.raises(FileError) as caught:
-        read_all(open_table(path))
-    assert all(word in str(caught.value) for word in (str(path), *words)), str(caught.value)
-
+from embcache_storage.files import FileError, TableWriter, open_table
+from tests.storage.tablefiles import IDS, expect_error, make_rows, read_all, write
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -184,19 +164,27 @@ def test_ids_that_are_none(tmp_path: Path) -> None:
 
 def test_an_archive_without_ids_or_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", rows=make_rows(3), names=np.arange(3))
-    expect_error(tmp_path / "t.npz", "no `ids`", "`rows`, `names`")
+    expect_error(tmp_path / "t.npz", "no array `ids`", "`rows`, `names`")
 
 
 def test_what_is_no_table_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"id,x\n1,2\n")
+    expect_error(tmp_path / "t.csv", "neither", "safetensors", "--format")
     (tmp_path / "t.npy").write_bytes(b"id,x\n1,2\n")
-    expect_error(tmp_path / "t.npy", "neither")
+    expect_error(tmp_path / "t.npy", "magic")
     with pytest.raises(FileNotFoundError):
         open_table(tmp_path / "none.npy")
 
 
-def test_compressed_rows_cannot_be_reordered(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "t.npz", ids=IDS[::-1], rows=make_rows(5))
-    expect_error(tmp_path / "t.npz", "numpy.savez")
+def test_compressed_rows_are_reordered_too(tmp_path: Path) -> None:
+    rows = make_rows(5)
+    np.savez_compressed(tmp_path / "t.npz", ids=IDS[::-1], rows=rows)
+    ids, read = read_all(open_table(tmp_path / "t.npz"))
+    np.testing.assert_array_equal(ids, IDS)
+    np.testing.assert_array_equal(read, rows[::-1])
+
+
+def test_compressed_columns_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "t.npz", ids=IDS, rows=np.asfortranarray(make_rows(5)))
     expect_error(tmp_path / "t.npz", "column-major")
 
@@ -274,12 +262,6 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, ids: npt.NDArray[np.uint64], rows: npt.NDArray[Any], dtype: str = "f32", step: int = 2) -> None:
-    with TableWriter(path, rows.shape[1], dtype) as writer:
-        for start in range(0, len(ids), step):
-            writer.write(ids[start : start + step], rows[start : start + step])
-
-
 @pytest.mark.parametrize(("dtype", "written"), [("f32", "<f4"), ("f16", "<f2"), ("bf16", "<f4"), ("q8", "<f4")])
 def test_numpy_reads_what_is_written(tmp_path: Path, dtype: str, written: str) -> None:
     rows = make_rows(5, dtype=np.float16).astype(np.float32)
@@ -332,7 +314,7 @@ def test_an_npy_has_no_gaps(tmp_path: Path, ids: list[int]) -> None:
 
 
 def test_writing_refuses_other_names_shapes_and_orders(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"\.npy or \.npz"):
+    with pytest.raises(FileError, match=r"\.npy, \.npz, .*--format"):
         TableWriter(tmp_path / "t.csv", 4)
     for ids, rows in (([1], make_rows(2)), ([1, 2], make_rows(2, 5)), ([2, 1], make_rows(2)), ([1, 1], make_rows(2))):
         with TableWriter(tmp_path / "u.npz", 4) as writer, pytest.raises(ValueError, match="must"):

@@ -1,0 +1,290 @@
+"""Parquet and Arrow IPC (Feather): a column of integer ids and a column of lists of floats, all of one length.
+
+Parquet is read batch by batch through a small buffer; its pages' checksums are verified where it has some, as those
+written here have. An Arrow file is mapped; a compressed batch of it comes into memory whole.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache_storage import files_write
+from embcache_storage.files_source import (
+    MAX_DIM,
+    FileError,
+    Names,
+    Source,
+    U64Array,
+    checked_ids,
+    chosen,
+    library,
+    unreadable,
+)
+
+_INSTALL: Final = "pip install 'embcache[io]'"
+_BUFFER_BYTES: Final = 1 << 20
+_GROUP_BYTES: Final = 32 << 20
+"""Of rows in a row group that is written."""
+_STEP: Final = 1 << 16
+
+
+class _ArrowSource(Source):
+    """A table of two columns; subclasses say how to come by batches of them."""
+
+    form: str
+
+    def __init__(self, path: Path, names: Names) -> None:
+        self.path = path
+        self.ascending = names.numbered
+        self._arrow = library("pyarrow", path, _INSTALL)
+        with path.open("rb"), self._readable():
+            schema = self._schema()
+        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if repeated:
+            raise FileError(f"{path} has two columns `{repeated[0]}`; names of columns must be unique")
+        self._ids = None if names.numbered else self._ids_name(schema, names)
+        self._rows = chosen(path, schema.names, names.rows or "rows", "column", "--rows")
+        kind = schema.field(self._rows).type
+        self.dtype = self._row_dtype(kind)
+        self.count = self._count()
+        self.dim = kind.list_size if self._arrow.types.is_fixed_size_list(kind) else self._first_length()
+        if not 1 <= self.dim <= MAX_DIM:
+            raise FileError(f"{self._name(self._rows)} has lists of {self.dim}; rows must have 1 to {MAX_DIM} elements")
+
+    def pieces(self, items: int) -> Iterator[tuple[U64Array, npt.NDArray[Any]]]:
+        columns = [self._rows] if self._ids is None else [self._ids, self._rows]
+        start = 0
+        for batch in self._batches(columns, items):
+            rows = self._floats(batch.column(self._rows), start)
+            yield self._id_piece(batch, start), rows
+            start += batch.num_rows
+
+    def ids(self, items: int) -> Iterator[U64Array]:
+        start = 0
+        for batch in self._batches([self._ids or self._rows], items):
+            yield self._id_piece(batch, start)
+            start += batch.num_rows
+
+    @abstractmethod
+    def _schema(self) -> Any:
+        """The schema; opens and checks the file."""
+
+    @abstractmethod
+    def _count(self) -> int:
+        """Rows in all."""
+
+    @abstractmethod
+    def _read(self, columns: list[str], items: int) -> Iterator[Any]:
+        """Record batches of the columns, of any size; `items` is wished for."""
+
+    def _batches(self, columns: list[str], items: int) -> Iterator[Any]:
+        """Record batches of 1 to `items` rows."""
+        with self._readable():
+            for batch in self._read(columns, items):
+                for start in range(0, batch.num_rows, items):
+                    yield batch.slice(start, items)
+
+    def _id_piece(self, batch: Any, start: int) -> U64Array:
+        if self._ids is None:
+            return np.arange(start, start + batch.num_rows, dtype=np.uint64)
+        column = batch.column(self._ids)
+        self._no_null(column, self._ids, start)
+        return checked_ids(column.to_numpy(), start, self._name(self._ids), self.place)
+
+    def _floats(self, column: Any, start: int) -> npt.NDArray[Any]:
+        """[n, dim] of a column of lists."""
+        self._no_null(column, self._rows, start)
+        if not self._arrow.types.is_fixed_size_list(column.type):
+            lengths = library("pyarrow.compute", self.path, _INSTALL).list_value_length(column).to_numpy()
+            if not np.all(lengths == self.dim):
+                at = int(np.argmax(lengths != self.dim))
+                raise FileError(
+                    f"{self._name(self._rows)}: {self.place(start + at)} has {lengths[at]} elements, and those before "
+                    f"it {self.dim}; all rows must have the same"
+                )
+        values = column.flatten()
+        if values.null_count:
+            at = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // self.dim
+            raise FileError(
+                f"{self._name(self._rows)}: {self.place(start + at)} has a null in it; rows must be numbers"
+            )
+        floats: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(len(column), self.dim)
+        return floats
+
+    def _no_null(self, column: Any, name: str, start: int) -> None:
+        if column.null_count:
+            at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            raise FileError(f"{self._name(name)} has no value in {self.place(start + at)}; there must be one for each")
+
+    def _ids_name(self, schema: Any, names: Names) -> str:
+        name = chosen(self.path, schema.names, names.ids or "ids", "column", "--ids")
+        kind = schema.field(name).type
+        if not self._arrow.types.is_integer(kind):
+            raise FileError(f"{self._name(name)} is of {kind}; ids must be integers, best uint64")
+        return name
+
+    def _row_dtype(self, kind: Any) -> str:
+        types = self._arrow.types
+        lists = types.is_fixed_size_list, types.is_list, types.is_large_list
+        if any(is_one(kind) for is_one in lists):
+            for is_one, dtype in ((types.is_float16, "f16"), (types.is_float32, "f32"), (types.is_float64, "f32")):
+                if is_one(kind.value_type):
+                    return dtype
+        raise FileError(f"{self._name(self._rows)} is of {kind}; rows must be lists of float32, float16 or float64")
+
+    def _first_length(self) -> int:
+        for batch in self._batches([self._rows], 1):
+            column = batch.column(self._rows)
+            self._no_null(column, self._rows, 0)
+            return len(column.flatten())
+        raise FileError(f"{self._name(self._rows)} is empty, and its lists have no fixed size: nothing says its dim")
+
+    def _name(self, column: str) -> str:
+        return f"`{column}` of {self.path}"
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        with unreadable(self.path, self._arrow.ArrowException, OSError, form=self.form):
+            yield
+
+
+class _Parquet(_ArrowSource):
+    form = "Parquet"
+
+    def _schema(self) -> Any:
+        with self._opened() as file:
+            return file.schema_arrow
+
+    def _count(self) -> int:
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
+
+    def _read(self, columns: list[str], items: int) -> Iterator[Any]:
+        with self._opened() as file:
+            yield from file.iter_batches(batch_size=items, columns=columns, use_threads=False)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        parquet = library("pyarrow.parquet", self.path, _INSTALL)
+        with self._readable():
+            file = parquet.ParquetFile(
+                self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
+        with file:
+            yield file
+
+
+class _Ipc(_ArrowSource):
+    form = "Arrow IPC (Feather)"
+
+    def _schema(self) -> Any:
+        with self._opened(None) as reader:
+            return reader.schema
+
+    def _count(self) -> int:
+        column = self._ids or self._rows
+        return sum(batch.num_rows for batch in self._batches([column], _STEP))
+
+    def _read(self, columns: list[str], items: int) -> Iterator[Any]:
+        with self._opened(columns) as reader:
+            if hasattr(reader, "num_record_batches"):
+                for at in range(reader.num_record_batches):
+                    batch = reader.get_batch(at)
+                    batch.validate()
+                    yield batch
+            else:
+                for batch in reader:
+                    batch.validate()
+                    yield batch
+
+    @contextmanager
+    def _opened(self, columns: list[str] | None) -> Iterator[Any]:
+        """A reader of a file, or of a stream, of which the columns alone are read."""
+        arrow = self._arrow
+        with self.path.open("rb") as file:
+            opened = arrow.ipc.open_file if file.read(6) == b"ARROW1" else arrow.ipc.open_stream
+        with arrow.memory_map(str(self.path)) as mapped:
+            if columns is None:
+                with opened(mapped) as reader:
+                    yield reader
+                return
+            with opened(mapped) as reader:
+                fields = sorted(reader.schema.get_field_index(name) for name in columns)
+            mapped.seek(0)
+            with opened(mapped, options=arrow.ipc.IpcReadOptions(included_fields=fields)) as reader:
+                yield reader
+
+
+def open_parquet(path: Path, names: Names) -> Source:
+    """The table of a Parquet file."""
+    return _Parquet(path, names)
+
+
+def open_ipc(path: Path, names: Names) -> Source:
+    """The table of an Arrow IPC file (Feather 2) or stream."""
+    return _Ipc(path, names)
+
+
+class _ArrowSink(files_write.Sink):
+    """A column of uint64 and a column of fixed-size lists of float32, or float16 for a table of that."""
+
+    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+        super().__init__(target, work, dim, dtype, names)
+        self._arrow = library("pyarrow", target, _INSTALL)
+        self._kept = files_write.float_dtype(dtype)
+        arrow = self._arrow
+        kind = arrow.list_(arrow.field("item", arrow.from_numpy_dtype(self._kept), nullable=False), dim)
+        fields = [] if names.numbered else [arrow.field(names.ids or "ids", arrow.uint64(), nullable=False)]
+        self._schema = arrow.schema([*fields, arrow.field(names.rows or "rows", kind, nullable=False)])
+        self._whole = work / "whole"
+        self._writer = self._opened()
+
+    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
+        arrow = self._arrow
+        values = arrow.array(np.ascontiguousarray(rows, self._kept).reshape(-1))
+        lists = arrow.FixedSizeListArray.from_arrays(values, type=self._schema.field(-1).type)
+        columns = [lists] if self.names.numbered else [arrow.array(ids), lists]
+        self._append(arrow.RecordBatch.from_arrays(columns, schema=self._schema))
+
+    def finish(self) -> Path:
+        self._writer.close()
+        with self._whole.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._whole
+
+    def close(self) -> None:
+        self._writer.close()
+
+    @abstractmethod
+    def _opened(self) -> Any: ...
+
+    def _append(self, batch: Any) -> None:
+        self._writer.write_batch(batch)
+
+
+class ParquetSink(_ArrowSink):
+    """Not compressed, since floats hardly are smaller then; with a checksum for each page."""
+
+    def _opened(self) -> Any:
+        parquet = library("pyarrow.parquet", self.target, _INSTALL)
+        return parquet.ParquetWriter(
+            self._whole, self._schema, compression="none", use_dictionary=False, write_page_checksum=True
+        )
+
+    def _append(self, batch: Any) -> None:
+        self._writer.write_batch(batch, row_group_size=max(1, _GROUP_BYTES // (self._kept.itemsize * self.dim)))
+
+
+class IpcSink(_ArrowSink):
+    """An Arrow IPC file, which is Feather 2: a record batch for each piece."""
+
+    def _opened(self) -> Any:
+        return self._arrow.ipc.new_file(str(self._whole), self._schema)
