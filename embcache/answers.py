@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +20,16 @@ from embcache_client.results import LookupResult, TableRows
 
 _LINE = 64
 _RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
+
+
+def deadline_after(milliseconds: Any) -> float | None:
+    """The deadline, by time.monotonic(), of a lookup that begins now; None where it may take as long as it takes."""
+    if milliseconds is None:
+        return None
+    number = isinstance(milliseconds, int | float | np.number) and not isinstance(milliseconds, bool)
+    if not number or not 0 <= milliseconds < math.inf:
+        raise MalformedRequest(f"deadline_ms: {milliseconds!r:.60} should be a number of milliseconds, 0 or more")
+    return time.monotonic() + float(milliseconds) / 1000
 
 
 class Terms(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from embcache import tablecalls, updatecalls
-from embcache.answers import Terms, on_device, on_host
+from embcache.answers import Terms, deadline_after, on_device, on_host
 from embcache.attachment import Attachment
 from embcache.config import Hot, Settings
 from embcache.errors import MalformedRequest, NotReady
@@ -111,6 +111,7 @@ class EmbeddingCache:
             self._closed = True
             if isinstance(self.hot, HotTier):
                 self.hot.close()
+                self._attachment.hot = None
             self._attachment.close()
             if self._owner is not None:
                 self._owner.stop(_STOP_GRACE_S)
@@ -151,7 +152,7 @@ class EmbeddingCache:
         they are left with rows or without; after NotReady for a lost device they must not be used again.
         """
         queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
-        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        deadline = deadline_after(deadline_ms)
         return self._answer(queries, Terms(dtype, strict, deadline, min_position, history, device, out))
 
     def lookup_bags(
@@ -170,7 +171,7 @@ class EmbeddingCache:
     ) -> LookupResult:
         """One pooled row for each bag: for each table (ids, lengths) or, for sums, (ids, lengths, weights f32)."""
         queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
-        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        deadline = deadline_after(deadline_ms)
         return self._answer(queries, Terms(dtype, strict, deadline, min_position, history, device, out))
 
     # --- tables --------------------------------------------------------------------------------------------------
@@ -288,6 +289,8 @@ class EmbeddingCache:
         attachment = self._attachment
         if self._forked:
             raise NotReady("this cache was opened before a fork, in another process: attach one in this process")
+        if self._closed:
+            raise NotReady("the cache is closed")
         if not attachment.alive:
             with self._lock:
                 if not self._attachment.alive and not self._closed:

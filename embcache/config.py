@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -256,7 +256,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, st
         if variable.startswith(ENV_PREFIX) and "__" in variable:
             keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
             place, field = _place(values, keys, variable)
-            place[keys[-1]] = environ[variable] if _takes_text(field) else _toml_value(environ[variable])
+            place[keys[-1]] = _from_text(environ[variable], field)
             variables[".".join(keys)] = variable
     return variables
 
@@ -289,7 +289,16 @@ def _of_type(value: Any, kind: type[_T], variable: str) -> _T:
     return value
 
 
+def _from_text(text: str, annotation: Any) -> Any:
+    """A setting's value: a list as TOML has it, or its items with commas between; text; or what TOML makes of it."""
+    if get_origin(annotation) is tuple and not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text if _takes_text(annotation) else _toml_value(text)
+
+
 def _takes_text(annotation: Any) -> bool:
+    if get_origin(annotation) is tuple:
+        return False
     return annotation in (str, Path) or any(_takes_text(inner) for inner in get_args(annotation))
 
 

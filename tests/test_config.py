@@ -127,6 +127,12 @@ def test_lists_are_set_by_number(load: Any) -> None:
     assert settings.token == (Token(secret="12345678", roles=("read", "write")),)
 
 
+@pytest.mark.parametrize("text", ["item, user", '["item", "user"]', "item,user,"])
+def test_a_list_of_names_is_given_with_commas_or_as_toml_has_it(load: Any, text: str) -> None:
+    assert load("", EMBCACHE_HOT__PINNED=text).hot.pinned == ("item", "user")
+    assert load("", EMBCACHE_HOT__PINNED="").hot.pinned == ()
+
+
 def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
     """Each one with a value that is wrong for it, so that the complaint proves that the variable arrived there."""
     for name in setting_names():

@@ -26,7 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="A multi-level embedding cache: hot rows in host memory, all rows on disk, lookups by feature ID over HTTP.",
+    help="A multi-level embedding cache: hot rows in GPU memory, warm ones in host memory, all of them on disk; "
+    "lookups by feature ID over HTTP.",
 )
 
 ConfigOption = Annotated[
@@ -217,7 +218,8 @@ def plan(
     needs = [need(count, dim, kind, add=add) for kind in kinds]
     _print(plan_table(needs, settings, _disk_free(settings)))
     held = ", ".join(f"{each.hot_rows(settings.hot.capacity):,} as {each.dtype}" for each in needs)
-    typer.echo(f"hot (GPU memory): {shown_size(settings.hot.capacity)} hold {held}, where there is a GPU")
+    if settings.hot.device != "off":
+        typer.echo(f"hot (GPU memory): {shown_size(settings.hot.capacity)} hold {held}, where there is a GPU")
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ SHOWN = 8
 
 
 def tables_table(infos: Sequence[TableInfo]) -> Table:
-    """One line a table."""
+    """One line a table; with what is in GPU memory, where something is."""
     table = Table("table", "version", "dtype", box=None)
-    for column in ("dim", "rows", "in memory", "memory", "disk"):
+    on_gpu = any(info.hot_bytes for info in infos)
+    for column in ("dim", "rows", "in memory", "memory", "disk", *(["GPU"] if on_gpu else [])):
         table.add_column(column, justify="right")
     for info in infos:
         table.add_row(
@@ -30,6 +31,7 @@ def tables_table(infos: Sequence[TableInfo]) -> Table:
             f"{info.warm_rows:,}",
             shown_size(info.warm_bytes),
             shown_size(info.cold_bytes),
+            *([shown_size(info.hot_bytes)] if on_gpu else []),
         )
     return table
 

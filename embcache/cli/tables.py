@@ -28,7 +28,7 @@ Rows = NDArray[np.float32]
 class TableInfo:
     """A table and its live version: rows in all, rows in host memory, bytes in each tier.
 
-    `rows` is an estimate unless `rows_exact`.
+    `rows` is an estimate unless `rows_exact`; `hot_bytes` are those of the GPU of the front that was asked.
     """
 
     spec: TableSpec
@@ -38,6 +38,7 @@ class TableInfo:
     warm_rows: int
     warm_bytes: int
     cold_bytes: int
+    hot_bytes: int = 0
 
     @property
     def shown_rows(self) -> str:
@@ -165,10 +166,10 @@ def _local_info(spec: TableSpec, entry: Mapping[str, Any]) -> TableInfo:
 
 def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
     try:
-        warm, cold = entry["tiers"]["warm"], entry["tiers"]["cold"]
+        hot, warm, cold = (entry["tiers"][tier] for tier in ("hot", "warm", "cold"))
         spec = TableSpec.parse(entry["spec"])
         rows, exact = entry["rows"], entry["rows_exact"]
-        return TableInfo(spec, entry["version"], rows, exact, warm["rows"], warm["bytes"], cold["bytes"])
+        return TableInfo(spec, entry["version"], rows, exact, warm["rows"], warm["bytes"], cold["bytes"], hot["bytes"])
     except (KeyError, TypeError, MalformedRequest) as error:
         raise ProtocolError(
             f"the service describes its tables in a way that this release does not know: {error!r}"

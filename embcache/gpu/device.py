@@ -11,7 +11,7 @@ runs after all that the event was recorded behind. Nothing here waits but the ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,14 @@ class Memory(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+
+class _NoMemory(NamedTuple):
+    address: int = 0
+    nbytes: int = 0
+
+
+NO_MEMORY: Memory = _NoMemory()  # where memory was and is given back
 
 
 class Stream(Protocol):

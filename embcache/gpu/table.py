@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.gpu.device import Device, DeviceError, Memory, Stream
+from embcache.gpu.device import NO_MEMORY, Device, DeviceError, Memory, Stream
 from embcache.gpu.layout import PINNED, POOL, PUSHED_OUT, REFUSED, REPLACED, SET_BYTES, SLOT_BYTES, WAYS, stride_of
 from embcache.gpu.pools import MAX_POOLS, Pool, as_array, divide
 from embcache.host.memory import address_of
@@ -99,10 +99,11 @@ class GpuTable:
         """
         self._device = device
         self._wait_for_readers = wait_for_readers
-        self._memory = device.allocate(capacity)
-        self._described = device.allocate(POOL.itemsize * MAX_POOLS)
-        self._row_numbers = device.allocate(4 * STAGE_IDS)
-        self._census = device.allocate(2 * 4 * _CENSUS)
+        self._capacity = capacity
+        self._memory: Memory = device.allocate(capacity)
+        self._described: Memory = device.allocate(POOL.itemsize * MAX_POOLS)
+        self._row_numbers: Memory = device.allocate(4 * STAGE_IDS)
+        self._census: Memory = device.allocate(2 * 4 * _CENSUS)
         self._stream = device.stream()
         self._event = device.event()
         stage = device.pinned(STAGE_IDS * (8 + SLOT_BYTES) + STAGE_BYTES)
@@ -125,7 +126,7 @@ class GpuTable:
     @property
     def capacity(self) -> int:
         """Bytes of device memory, taken at the start."""
-        return self._memory.nbytes
+        return self._capacity
 
     def pool_of(self, row_bytes: int) -> Pool | None:
         """The pool of rows of so many bytes; None where there is none."""
@@ -145,6 +146,11 @@ class GpuTable:
         for pool in self._pools.values():
             self._device.clear(pool.sets, pool.set_count * SET_BYTES, self._stream)
         self._finish()
+
+    def release(self) -> None:
+        """Give the device's memory back: nothing may be asked of the table any more. No lookup may run."""
+        self._pools = {}
+        self._memory = self._described = self._row_numbers = self._census = NO_MEMORY
 
     def insert(self, version: int, ids: Ids, rows: Rows, *, keep: bool = False, pinned: bool = False) -> Evicted:
         """Put encoded rows u8 [n, row_bytes] of distinct ids in, over their older selves unless these are to `keep`.

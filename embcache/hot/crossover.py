@@ -48,8 +48,8 @@ class Crossover(NamedTuple):
         return None if isinstance(setting, str) else cls(setting, setting)
 
     def __str__(self) -> str:
-        told = [f"{count} ids" if count < _NEVER else "no number of ids" for count in self]
-        return f"{told[0]} for rows and {told[1]} for bags"
+        told = [f"from {count} ids on" if count < _NEVER else "never" for count in self]
+        return f"{told[0]} for rows, {told[1]} for bags"
 
 
 def measure(device: Device, table: GpuTable, launcher: Launcher) -> Crossover:

@@ -7,6 +7,7 @@ what it did before does not see them early: a lookup launches only once all that
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ class Output:
             if all(part.table != table for part in parts):
                 raise UnknownTable(f"out[{table!r}]: this table is not asked for", {"table": table})
         self.arrays = [self._made(part, dtype, given.get(part.table)) for part in parts]
+        self._check_apart(given)
 
     def targets(self) -> list[Target]:
         """Where the hot tier writes to."""
@@ -112,6 +114,17 @@ class Output:
         for array, (shape, element) in zip(arrays, wanted, strict=True):
             self._check(part.table, array, shape, element)
         return Arrays(*arrays)
+
+    def _check_apart(self, given: Mapping[str, Any]) -> None:
+        """That no two arrays that were given lie over each other: each would be written over by the other's rows."""
+        spans = sorted(
+            (self._device.address(array), array.nbytes, table)
+            for table, arrays in given.items()
+            for array in (arrays if isinstance(arrays, tuple) else (arrays,))
+        )
+        for (begin, nbytes, first), (other, _, second) in itertools.pairwise(spans):
+            if begin + nbytes > other:
+                raise MalformedRequest(f"out[{first!r}] and out[{second!r}] share memory: each array needs its own")
 
     def _check(self, table: str, array: Any, shape: tuple[int, ...], element: np.dtype[Any]) -> None:
         try:

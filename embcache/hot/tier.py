@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.errors import NotReady, Overloaded
+from embcache.errors import ConfigError, NotReady, Overloaded
 from embcache.gpu.device import Device, DeviceError
 from embcache.gpu.launcher import Launcher
 from embcache.gpu.table import GpuTable
@@ -118,9 +118,15 @@ class HotTier:
         return not self._why and self._writer.serves(attachment)
 
     def close(self) -> None:
-        """Answer nothing more, and let go of the owner."""
+        """Answer nothing more, let go of the owner, and give the device's memory back."""
         self._why = self._why or "it is closed"
         self._writer.close()
+        try:
+            self._launcher.close()  # nothing runs any more
+        except DeviceError:
+            return  # what never ended may still write: its memory is not given back
+        self._launcher.release()
+        self._table.release()
 
     # --- lookups -------------------------------------------------------------------------------------------------
 
@@ -246,8 +252,9 @@ class HotTier:
 
 
 def open_tier(settings: Hot, front: int = 0, fronts: int = 1) -> HotTier | HotState:
-    """The hot tier that the settings ask for, or why there is none. ConfigError as opening.open_device.
+    """The hot tier that the settings ask for, or why there is none.
 
+    ConfigError where they name a device, and it is not there or has not the memory.
     front, fronts: which of how many processes of a service this is.
     """
     from embcache.hot.opening import fronts_a_device, open_device
@@ -258,13 +265,17 @@ def open_tier(settings: Hot, front: int = 0, fronts: int = 1) -> HotTier | HotSt
     if isinstance(device, str):
         log.info("no hot tier: %s", device)
         return HotState(False, "", device)
+    capacity = settings.capacity // fronts_a_device(settings.device, fronts)
     try:
-        tier = HotTier(device, settings, settings.capacity // fronts_a_device(settings.device, fronts))
+        tier = HotTier(device, settings, capacity)
     except DeviceError as error:
-        log.error("the hot tier is off, and the tiers below answer: %s", error)
-        return HotState(False, device.name, str(error))
+        why = f"hot.capacity: {capacity} bytes for this process do not make a hot tier: {error}"
+        if settings.device != "auto":
+            raise ConfigError(why) from None
+        log.error("the hot tier is off, and the tiers below answer: %s", why)
+        return HotState(False, device.name, why)
     except Exception as error:  # lookups go on without it
         log.exception("the hot tier is off, and the tiers below answer")
         return HotState(False, device.name, f"it could not be made: {error!r}")
-    log.info("hot tier on %s; lookups ask it first from %s on", device.name, tier.crossover)
+    log.info("hot tier on %s; lookups ask it first: %s", device.name, tier.crossover)
     return tier

@@ -124,6 +124,7 @@ class Writer:
         self._closed = True
         self._inbox.put(None)
         self._thread.join()
+        self._attachment, self._lost = None, _nobody  # who hold it, too, are let go with it
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
@@ -185,6 +186,9 @@ class Writer:
             return
         self._feed = self._opened = feed
         self._ask_next(feed, 0)
+        missing = self._pinned - {view.spec.name for view in self._views.values()}
+        if missing:
+            log.warning("hot.pinned: there is no table %s yet", ", ".join(sorted(missing)))
         self._pin()
 
     def _take_views(self, views: Views) -> None:
@@ -287,6 +291,10 @@ class Writer:
 
     def _pin_page(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None]) -> None:
         self._line_up(_Promotion(view, ids, pinned=True, done=done))
+
+
+def _nobody(_error: DeviceError) -> None:
+    """Is told of a device that has failed, after all."""
 
 
 def _rows(views: Views) -> dict[int, int]:

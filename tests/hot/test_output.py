@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +219,20 @@ def test_q8_takes_three_arrays_and_the_device_is_named_as_it_is(cache: Embedding
         cache.lookup({"q8": IDS[:3]}, out={"q8": array})
 
 
+def test_arrays_that_share_memory_are_refused(cache: EmbeddingCache) -> None:
+    for name in ("one", "two"):
+        filled(cache, name, 8, "f32")
+    whole, scale = device_of(cache).empty((5, 8), "float32"), device_of(cache).empty((3,), "float32")
+    for out in ({"one": whole[:3], "two": whole[:3]}, {"one": whole[:3], "two": whole[2:]}):
+        with pytest.raises(MalformedRequest, match=r"'one'.*'two'.*share memory"):
+            cache.lookup({"one": IDS[:3], "two": IDS[:3]}, device="cuda", out=out)
+    codes = device_of(cache).empty((3, 8), "uint8")
+    with pytest.raises(MalformedRequest, match="share memory"):
+        cache.lookup({"one": IDS[:3]}, dtype="q8", device="cuda", out={"one": (codes, scale, scale)})
+    apart = cache.lookup({"one": IDS[:3], "two": IDS[:2]}, device="cuda", out={"one": whole[:3], "two": whole[3:]})
+    assert apart["two"].found.all()
+
+
 def test_strict_and_empty_lookups(cache: EmbeddingCache) -> None:
     filled(cache, "strict", 8, "f32")
     with pytest.raises(MissingRows):
@@ -245,9 +261,12 @@ def test_without_a_tier_or_after_its_loss_it_says_why(tmp_path: Path) -> None:
 
 
 def test_what_is_late_is_said_and_holds_the_default(cache: EmbeddingCache) -> None:
-    table = filled(cache, "late", 4, "f32", {"constant": [1, 2, 3, 4]})
-    result = cache.lookup({"late": IDS[:50]}, device="cuda", deadline_ms=0)["late"]
-    wanted = np.stack([table.served(identifier) for identifier in IDS[:50].tolist()])
-    wanted[result.status == LATE] = [1, 2, 3, 4]
-    assert (result.status == LATE).any()
-    np.testing.assert_array_equal(result.rows, wanted)
+    filled(cache, "late", 4, "f32", {"constant": [1, 2, 3, 4]})
+    owner = cache.stats()["owner"]["pid"]
+    os.kill(owner, signal.SIGSTOP)
+    try:
+        result = cache.lookup({"late": IDS[:50]}, device="cuda", deadline_ms=50)["late"]
+    finally:
+        os.kill(owner, signal.SIGCONT)
+    assert (result.status == LATE).all()
+    assert (result.rows == [1, 2, 3, 4]).all()

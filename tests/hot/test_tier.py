@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from embcache import EmbeddingCache
+from embcache.errors import ConfigError, MalformedRequest, NotReady
 from embcache.gpu.device import DeviceError
 from embcache.updatecalls import Change
 from embcache_client.results import HOT, LATE, MISSING, WARM
@@ -124,3 +128,35 @@ def test_a_device_that_hangs_costs_a_lookup_no_more_than_its_deadline(tmp_path: 
         after = opened.lookup({"item": IDS[10:20]})["item"]
         assert (after.status == HOT).all()  # it was late, and is not lost
         np.testing.assert_array_equal(late.rows, wanted)  # what came late went nowhere that was given out
+
+
+def test_a_named_device_without_the_memory_is_an_error_at_the_start(tmp_path: Path) -> None:
+    wanted = settings(tmp_path)
+    huge = wanted.model_copy(update={"hot": wanted.hot.model_copy(update={"capacity": 1 << 40})})
+    with pytest.raises(ConfigError, match=r"hot\.capacity: 1099511627776 bytes .* 268435456 are free"):
+        EmbeddingCache.open(huge)
+
+
+@pytest.mark.parametrize("deadline_ms", ["x", -1, float("nan"), float("inf"), True])
+def test_a_deadline_that_is_none_is_refused(cache: EmbeddingCache, deadline_ms: Any) -> None:
+    with pytest.raises(MalformedRequest, match=r"deadline_ms.*should be a number of milliseconds"):
+        cache.lookup({"item": IDS[:3]}, deadline_ms=deadline_ms)
+
+
+def test_what_is_closed_gives_the_devices_memory_back_at_once(tmp_path: Path) -> None:
+    """Without waiting for a collector of cycles: somebody may want to open another one on that device."""
+    gc.collect()
+    gc.disable()
+    try:
+        opened = EmbeddingCache.open(settings(tmp_path))
+        filled(opened, "item", 4, "f32")
+        warm_up(opened, "item", IDS[:20])
+        device, whole = tier(opened).device, weakref.ref(tier(opened))
+        opened.close()
+        with pytest.raises(NotReady, match="the cache is closed"):
+            opened.lookup({"item": IDS[:20]})
+        assert device.free_bytes == 1 << 28
+        del opened
+        assert whole() is None
+    finally:
+        gc.enable()
