@@ -47,11 +47,12 @@ class _ArrowSource(Source):
         self._arrow = library("pyarrow", path, _INSTALL)
         with path.open("rb"), self._readable():
             schema = self._schema()
-        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+            there = schema.names
+        repeated = sorted({name for name in there if there.count(name) > 1})
         if repeated:
             raise FileError(f"{path} has two columns `{repeated[0]}`; names of columns must be unique")
         self._ids = None if names.numbered else self._ids_name(schema, names)
-        self._rows = chosen(path, schema.names, names.rows or "rows", "column", "--rows")
+        self._rows = chosen(path, there, names.rows or "rows", "column", "--rows")
         kind = schema.field(self._rows).type
         self.dtype = self._row_dtype(kind)
         self.count = self._count()
@@ -152,7 +153,7 @@ class _ArrowSource(Source):
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        with unreadable(self.path, self._arrow.ArrowException, OSError, form=self.form):
+        with unreadable(self.path, self._arrow.ArrowException, OSError, UnicodeDecodeError, form=self.form):
             yield
 
 
@@ -198,11 +199,11 @@ class _Ipc(_ArrowSource):
             if hasattr(reader, "num_record_batches"):
                 for at in range(reader.num_record_batches):
                     batch = reader.get_batch(at)
-                    batch.validate()
+                    batch.validate(full=True)
                     yield batch
             else:
                 for batch in reader:
-                    batch.validate()
+                    batch.validate(full=True)
                     yield batch
 
     @contextmanager

@@ -89,6 +89,8 @@ class TableFile:
                 raise self._not_finite(rows, floats, ids, first, int(np.argmin(finite)))
             yield first, ids, floats
             first += len(ids)
+        if first != self.count:
+            raise FileError(f"{self.path} is damaged: {first:,} rows can be read, and it tells of {self.count:,}")
 
     def _not_finite(self, rows: npt.NDArray[Any], floats: F32Array, ids: U64Array, first: int, at: int) -> FileError:
         column = int(np.argmin(np.isfinite(floats[at])))
