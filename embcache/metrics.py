@@ -46,6 +46,7 @@ HOT = (
     ("refused_rows", "Rows for which the hot tier had no way free"),
     ("updated_rows", "Rows that the owner told of as changed"),
 )
+_HOT_GAUGES = ("on", "capacity_bytes")
 _HOT = _ERRORS + len(CODES)
 _TABLES = _HOT + len(HOT)
 _NAME_WORDS, _SLOT_WORDS = 8, 8 + len(TIERS)
@@ -165,7 +166,8 @@ class _Scrape(Collector):
         yield self._ids()
         yield self._failures()
         for place, (name, text) in enumerate(HOT):
-            yield GaugeMetricFamily(f"embcache_hot_{name}", text, value=self._sum(_HOT + place))
+            kind = GaugeMetricFamily if name in _HOT_GAUGES else CounterMetricFamily
+            yield kind(f"embcache_hot_{name}", text, value=self._sum(_HOT + place))
         for gauge in self._gauges:
             family = GaugeMetricFamily(f"embcache_{gauge.name}", gauge.help, labels=gauge.labels)
             for labels, value in gauge.values:
