@@ -114,7 +114,11 @@ class NearCache:
 
 
 class _KeptRows:
-    """Rows of one version of a table. Invariant: what a place holds is of one id, or its time is _NEVER."""
+    """Rows of one version of a table.
+
+    Invariant: what a place holds is of one id, and no other place of the set is of that id. Places that hold nothing
+    yet, whose time is _NEVER and whose id reads 0, come last in their set.
+    """
 
     def __init__(self, capacity: int, rows: TableRows, history: str) -> None:
         """capacity: how many at most. rows: an answer that tells what rows of the table are."""
@@ -137,9 +141,9 @@ class _KeptRows:
     def find(self, ids: U64s, since: float, buffers: BufferPool) -> _Found:
         """The rows of ids u64 [n] that a lookup brought that began at `since` or later, in memory of `buffers`."""
         sets = self._sets_of(ids)
-        there = (self._ids[sets] == ids[:, None]) & (self._times[sets] >= since)
-        places = sets * self._ways + there.argmax(1)
-        hits = there.any(1)
+        ways = (self._ids.take(sets, axis=0, mode="clip") == ids[:, None]).argmax(1)
+        places = sets * self._ways + ways
+        hits = (self._ids.reshape(-1)[places] == ids) & (self._times.reshape(-1)[places] >= since)
         raw = buffers.take(len(ids) * self._raw.shape[1] * self._raw.itemsize).view(self._raw.dtype)
         raw = raw.reshape(len(ids), self._raw.shape[1])
         np.take(self._raw, places, axis=0, out=raw, mode="clip")
