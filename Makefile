@@ -3,7 +3,8 @@
 #   make demo   [DATA=DIR] [DEMO_ONCE=1]   start a service, fill it, replay lookups, print a table, serve on
 #   make test   [ARGS="-k name"]           run the tests
 #   make gpu-check [ARGS="--only smoke"]   check and measure the hot tier on a GPU; see docs/operations.md
-#   make lint   make types   make bench   make setup   make clean
+#   make bench  [ARGS="--only NAME"]       compare with peers; without ARGS it also writes docs/benchmarks.md
+#   make lint   make types   make setup   make clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -33,7 +34,8 @@ types: setup
 	$(VENV)/bin/mypy
 
 bench: setup
-	@$(RUN) -m loadtest compare $(ARGS)
+	@$(RUN) -m loadtest compare --json bench.json $(ARGS)
+	@test -n "$(ARGS)" || $(RUN) -m loadtest docs bench.json
 
 setup: $(READY)
 

@@ -53,8 +53,10 @@ def docs(
     file: Annotated[Path, typer.Argument(help="What `compare --json` wrote.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="Where the page goes.", dir_okay=False)] = Path("docs/benchmarks.md"),
 ) -> None:
-    """Render records as docs/benchmarks.md."""
+    """Render records as docs/benchmarks.md, and their plot beside it."""
+    from loadtest.bars import bars
     from loadtest.gpu import kept
+    from loadtest.pairs.registry import ALL
     from loadtest.records import Report
     from loadtest.report import markdown
 
@@ -62,9 +64,14 @@ def docs(
         report = Report.read(file)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from error
+    missing = {pair.name for pair in ALL} - {record.name for record in report.records}
+    if missing:
+        raise typer.BadParameter(f"it lacks {', '.join(sorted(missing))}: the page is of all pairs", param_hint="FILE")
     on_gpu = kept(out.read_text(encoding="utf-8")) if out.exists() else None  # measured on another machine
-    out.write_text(markdown(report, on_gpu), encoding="utf-8")
-    typer.echo(f"Wrote {out}")
+    picture = out.with_suffix(".svg")
+    picture.write_text(bars(report.records), encoding="utf-8")
+    out.write_text(markdown(report, on_gpu, picture.name), encoding="utf-8")
+    typer.echo(f"Wrote {out} and {picture}")
 
 
 @app.command()

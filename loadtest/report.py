@@ -38,13 +38,13 @@ def print_report(report: Report, console: Console) -> None:
     console.print(table)
     for record in report.records:
         if record.note:
-            console.print(f"{record.name}: {record.note}", highlight=False)
+            console.print(f"{record.name}: {record.note}", highlight=False, markup=False)
 
 
-def markdown(report: Report, on_gpu: list[str] | None = None) -> str:
+def markdown(report: Report, on_gpu: list[str] | None = None, picture: str = "benchmarks.svg") -> str:
     """docs/benchmarks.md: the table, what each pair measures, the spread, the GPU, the machine and the commands.
 
-    on_gpu: the lines about the GPU, which were measured elsewhere; None where they were not.
+    on_gpu: the lines about the GPU, which were measured elsewhere; None where they were not. picture: the plot's name.
     """
     lines = [
         "# Benchmarks",
@@ -52,9 +52,11 @@ def markdown(report: Report, on_gpu: list[str] | None = None) -> str:
         "Written by `python -m loadtest docs` from a run of the command below: do not edit, run it again. Both",
         "sides of a pair are measured in one run, in short slices in turn; figures are medians over the slices,",
         "and the ratio is ours / theirs. Compare ratios: the absolute figures belong to the machine. The command",
-        'needs the dev extra; `make bench ARGS="..."` sets that up and runs `compare` with these arguments.',
+        "needs the dev extra; `make bench` sets that up, measures, and writes this page.",
         "",
         f"    {report.command}",
+        "",
+        f"![How near each pair comes to its goal]({picture})",
         "",
         *markdown_table(COLUMNS, [cells(record) for record in report.records]),
         "",

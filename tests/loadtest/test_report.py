@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from loadtest.bars import bars, share_of_goal
 from loadtest.cli import app
 from loadtest.compare import compare
+from loadtest.pairs import registry
 from loadtest.pairs.base import Outcome, Pair
 from loadtest.pairs.registry import ALL, selected
 from loadtest.records import Goal, Report
@@ -104,12 +108,34 @@ def test_page_has_table_command_and_machine(report: Report) -> None:
     assert f"| python | {report.machine['python']} |" in page
 
 
-def test_docs_command_writes_the_page(report: Report, tmp_path: Path) -> None:
+def test_docs_command_writes_the_page_and_its_picture(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, page = tmp_path / "report.json", tmp_path / "page.md"
     report.write(source)
     done = CliRunner().invoke(app, ["docs", str(source), "--out", str(page)])
+    assert done.exit_code == 2
+    assert "it lacks" in done.output  # most of the pairs
+    monkeypatch.setattr(registry, "ALL", (FAST, SLOW, LONE, GONE))
+    done = CliRunner().invoke(app, ["docs", str(source), "--out", str(page)])
     assert done.exit_code == 0, done.output
-    assert page.read_text() == markdown(report)
+    assert page.read_text() == markdown(report, picture="page.svg")
+    assert "(page.svg)" in page.read_text()
+    assert (tmp_path / "page.svg").read_text() == bars(report.records)
+
+
+def test_bars_reach_as_far_as_their_records(report: Report) -> None:
+    fast, slow, lone, gone = report.records
+    assert (share_of_goal(fast), share_of_goal(slow), share_of_goal(gone)) == (1.0, 0.75, None)
+    assert share_of_goal(lone) == pytest.approx(5 / 4.5)
+    picture = ElementTree.fromstring(bars([replace(fast, name="a<b", ratio=40.0), slow, gone]))
+    drawn = [each for each in picture if each.tag.endswith("rect")]
+    goal = float(next(each for each in picture if each.text == "goal").attrib["x"])
+    assert [each.attrib["class"] for each in drawn] == ["yes", "no"]
+    assert float(drawn[0].attrib["x"]) == pytest.approx(goal, abs=1)  # to the right of the goal, and to its left
+    assert float(drawn[1].attrib["x"]) + float(drawn[1].attrib["width"]) == pytest.approx(goal, abs=1)
+    assert "a<b" in [each.text for each in picture]
+    assert "gone" not in [each.text for each in picture]
 
 
 def test_unknown_pair_is_named_with_those_there_are() -> None:
