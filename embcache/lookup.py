@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from embcache.errors import DeadlineExceeded, HistoryChanged, MissingRows, StorageCorrupt
 from embcache.host import probe
+from embcache.host.express import tile_room
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
 from embcache.host.rows import Q8, convert_rows, fill_uniform
@@ -40,6 +41,7 @@ from embcache.host.segment import (
     NEAR,
     OUT,
     SEGMENT_COLUMNS,
+    TILE,
     WARM,
 )
 from embcache.hot.question import LeftQuestion, Question, Wish
@@ -48,6 +50,7 @@ from embcache.local.link import Reply
 from embcache.places import Part, Place, Target
 from embcache.spec import DTYPES, row_bytes
 from embcache.views import TableView
+from embcache_client.buffers import SMALLEST, BufferPool
 
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
 
 # The owner's words for an id: without a row, with one, of a version that was dropped; and ours for one that came late.
 _ABSENT, _FOUND, _GONE, _LATE = 0, 1, 3, 4
+# What a lookup needs until it has its rows: memory that earlier ones used.
+_SCRATCH = BufferPool(largest=32 << 20, idle_bytes=32 << 20)
 _NAMED_IDS = 10  # how many ids an error names
 _HAS_ROW = np.isin(np.arange(256), [HOT, WARM, COLD, NEAR])  # by status
 _FROM_BELOW = np.isin(np.arange(256), [WARM, COLD])
@@ -74,6 +79,11 @@ class Query:
     lengths: NDArray[np.uint32] | None = None
     pooling: str | None = None
     weights: NDArray[np.float32] | None = None
+
+
+def _scratch(nbytes: int) -> NDArray[np.uint8]:
+    """u8 [nbytes], with whatever it held before."""
+    return np.empty(nbytes, np.uint8) if nbytes <= SMALLEST else _SCRATCH.take(nbytes)
 
 
 def _part(query: Query, view: TableView, dtype: str) -> Part:
@@ -111,6 +121,8 @@ class Lookup:
         self._forms = np.empty((len(queries), FORM_COLUMNS), np.int64)
         # Of queries whose rows change their form on the way: room for rows, u8, and which results are done, u8.
         self._formed: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
+        self._room = 0  # bytes that they need to work in
+        self._tile: NDArray[np.uint8] | None = None
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
@@ -218,7 +230,7 @@ class Lookup:
     def _lay_out(self, buffer: NDArray[np.uint8], places: Sequence[Place]) -> None:
         self._places = places
         self._address = address_of(buffer)
-        misses = np.empty(sum(query.ids.size for query in self._queries), np.int32)
+        misses = _scratch(4 * sum(query.ids.size for query in self._queries)).view(np.int32)
         begin = 0
         for index, (query, view, place) in enumerate(zip(self._queries, self._views, places, strict=True)):
             here = misses[begin : begin + query.ids.size]
@@ -227,6 +239,9 @@ class Lookup:
             self._segments[index, COUNT:LEFT] = self._columns(index, query, view, place, address_of(here))
             self._statuses.append(buffer[place.status : place.status + query.ids.size])
             begin += query.ids.size
+        if self._formed:
+            self._tile = _scratch(self._room)  # one after the other they work in the same
+            self._forms[:, TILE] = address_of(self._tile)
 
     def _ask_hot(self, keep: object) -> Question | None:
         wishes = []
@@ -258,14 +273,15 @@ class Lookup:
         """The columns of a segment that the query gives."""
         rows = self._address + place.rows
         if query.lengths is not None or self._wire != view.spec.dtype_code or self._wire == Q8:
-            encoded = np.empty((query.ids.size, view.spec.row_bytes), np.uint8)
+            encoded = _scratch(query.ids.size * view.spec.row_bytes)
             self._set_form(index, query, view, place, encoded)
             rows = address_of(encoded)
         return (query.ids.size, address_of(query.ids), rows, self._address + place.status, misses)
 
     def _set_form(self, index: int, query: Query, view: TableView, place: Place, encoded: NDArray[np.uint8]) -> None:
         units = query.ids.size if query.lengths is None else query.lengths.size
-        done = np.zeros(units, np.uint8)
+        done = _scratch(units)
+        done[:] = 0
         self._formed.append((index, encoded, done))
         lengths, weights = (0 if each is None else address_of(each) for each in (query.lengths, query.weights))
         pooling = MEAN if query.pooling == "mean" else SUM
@@ -273,9 +289,10 @@ class Lookup:
         form = self._forms[index]
         form[:] = (
             *(view.spec.dtype_code, self._wire, view.spec.dim, pooling, units, lengths, weights),
-            *(*places, address_of(done), units),
+            *(*places, address_of(done), units, 0),
         )
         self._segments[index, FORM] = address_of(form)
+        self._room = max(self._room, tile_room(view.spec.row_bytes))
 
     def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
         """(index, ids that are left) of every query that has some."""

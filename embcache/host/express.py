@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from embcache.host.jit import inlined, kernel
+from embcache.host.layout import LINE
 from embcache.host.machine import load_i64, load_u8, load_u32, store_i64, store_u8
 from embcache.host.pool import pool_bag
 from embcache.host.rows import convert_rows, copy_bytes, row_bytes_of, values_bytes_of
@@ -31,6 +32,11 @@ from embcache.host.segment import (
 )
 
 TILE_BYTES = 1 << 16
+
+
+def tile_room(row_bytes: int) -> int:
+    """Bytes that a tile of such rows needs: a row at least, and a cache line to begin with one."""
+    return max(TILE_BYTES, row_bytes) + LINE
 
 
 @inlined

@@ -65,6 +65,7 @@ from embcache.host.segment import (
     OUT,
     ROW_BYTES,
     STATUS,
+    TILE,
     UNITS,
     VERSION,
     WARM,
@@ -126,8 +127,7 @@ def _probe_tiles(listed, segment, place, ring, ring_mask, tick, notes):
     """
     form, row_bytes, part = segment[FORM], segment[ROW_BYTES], segment.copy()
     most = max(TILE_BYTES // row_bytes, 1)
-    held = np.empty(most * row_bytes + LINE, np.uint8)
-    tile = (np.int64(held.ctypes.data) + LINE - 1) // LINE * LINE
+    tile = (load_i64(form + 8 * TILE) + LINE - 1) // LINE * LINE
     first, before, left, undone = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     while first < load_i64(form + 8 * UNITS):
         units, ids = tile_from(form, first, most)
@@ -143,7 +143,6 @@ def _probe_tiles(listed, segment, place, ring, ring_mask, tick, notes):
             undone += express_bags(form, first, units, before, part[OUT], part[STATUS], kept)
         first, before, left = first + units, before + ids, left + here
     store_i64(form + 8 * KEPT, undone)
-    held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
     return left
 
 

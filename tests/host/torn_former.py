@@ -15,6 +15,7 @@ import numpy as np
 
 from embcache.host import probe
 from embcache.host.arena import Arena
+from embcache.host.express import tile_room
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM
 from embcache.host.ring import MASK, private_ring
@@ -28,6 +29,7 @@ arena_fd, entry, version, id_count = map(int, sys.argv[1:])
 arena, ring = Arena.adopt(arena_fd, writable=False), private_ring()
 random = np.random.default_rng(arena_fd)
 dim, seen = ROW_BYTES // 4, 0
+tile = np.empty(tile_room(ROW_BYTES), np.uint8)
 warm_readers()  # else it compiles while the writer writes
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
@@ -37,9 +39,8 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     results, done = np.zeros((lengths.size, dim), np.float32 if bags else np.float16), np.zeros(lengths.size, np.uint8)
     asked = Asked(entry, version, ROW_BYTES, ids)
     wire, lengths_at = (F32, address_of(lengths)) if bags else (F16, 0)
-    form = np.array(
-        [F32, wire, dim, SUM, lengths.size, lengths_at, 0, address_of(results), 0, 0, address_of(done), 0], np.int64
-    )
+    places = (address_of(results), 0, 0, address_of(done), 0, address_of(tile))
+    form = np.array([F32, wire, dim, SUM, lengths.size, lengths_at, 0, *places], np.int64)
     asked.segment[FORM] = address_of(form)
     probe.probe(arena.address, asked.segment.reshape(1, -1), ring.address, MASK, np.uint64(seen))
     wanted = ids.reshape(lengths.size, -1).sum(axis=1) % np.uint64(MODULUS)

@@ -66,27 +66,44 @@ def with_missing(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return ids
 
 
-def look_up(client: Client, seed: int, *, missing: bool, strict: bool) -> None:
+def rows_asked(client: Client, seed: int, *, missing: bool = False, strict: bool = False, dtype: str = "f32") -> None:
     ids = np.random.default_rng(seed).choice(IDS, COUNT)
     ids = with_missing(ids) if missing else ids
-    result = client.lookup({"wide": ids}, strict=strict)["wide"]
+    result = client.lookup({"wide": ids}, strict=strict, dtype=dtype)["wide"]
     if seed % 20 == 0:
         assert np.array_equal(result.status == MISSING, ids >= IDS.size)
-        assert np.array_equal(result.rows, np.where((ids < IDS.size)[:, None], rows_of(ids, DIM), 0))
+        if dtype == "f32":
+            assert np.array_equal(result.rows, np.where((ids < IDS.size)[:, None], rows_of(ids, DIM), 0))
 
 
-KINDS = [(False, False), (True, False), (False, True)]
+def bags_asked(client: Client, seed: int) -> None:
+    ids = np.random.default_rng(seed).choice(IDS, COUNT)
+    result = client.lookup_bags({"wide": (ids, np.full(COUNT // 4, 4, np.uint32))})["wide"]
+    if seed % 20 == 0:
+        np.testing.assert_allclose(result.rows, rows_of(ids, DIM).reshape(-1, 4, DIM).sum(axis=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("missing", "strict"), KINDS, ids=["warm", "some missing", "strict"])
-def test_neither_side_allocates_anything_large(front: Server, missing: bool, strict: bool) -> None:
-    """Both sides together, since they share this process; strict lookups are never answered as like one before."""
+KINDS: dict[str, Callable[[Client, int], None]] = {
+    "warm": rows_asked,
+    "some missing": partial(rows_asked, missing=True),
+    "strict": partial(rows_asked, strict=True),  # never answered as like one before
+    "f16": partial(rows_asked, dtype="f16"),
+    "f16, some missing": partial(rows_asked, dtype="f16", missing=True),
+    "q8": partial(rows_asked, dtype="q8"),
+    "bags": bags_asked,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_side_allocates_anything_large(front: Server, kind: str) -> None:
+    """Both sides together, since they share this process."""
+    look_up = KINDS[kind]
     with Client(f"http://127.0.0.1:{front.port}") as client:
         for seed in range(20):
-            look_up(client, seed, missing=missing, strict=strict)
+            look_up(client, seed)
         tracemalloc.start()
         try:
-            peaks = [peak(partial(look_up, client, seed, missing=missing, strict=strict)) for seed in range(21, 39)]
+            peaks = [peak(partial(look_up, client, seed)) for seed in range(21, 39)]
         finally:
             tracemalloc.stop()
     assert max(peaks[2:]) <= MOST, peaks
@@ -100,18 +117,19 @@ def peak(call: Callable[[], None]) -> int:
     return tracemalloc.get_traced_memory()[1] - before
 
 
-@pytest.mark.parametrize(("missing", "strict"), KINDS, ids=["warm", "some missing", "strict"])
-def test_neither_process_takes_fresh_pages(service: Running, missing: bool, strict: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_process_takes_fresh_pages(service: Running, kind: str) -> None:
     """Fresh pages are seen as faults, however the memory was asked for."""
+    look_up = KINDS[kind]
     front = service.child("front")
     with service.client() as client:
         for seed in range(1, 20):
-            look_up(client, seed, missing=missing, strict=strict)
+            look_up(client, seed)
         least = [1e9, 1e9]
         for _ in range(3):  # what else a process does now and then is not a reply's
             before = faults_of(front), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for seed in range(21, 40):
-                look_up(client, seed, missing=missing, strict=strict)
+                look_up(client, seed)
             after = faults_of(front), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             least = [min(known, (now - then) / 19) for known, now, then in zip(least, after, before, strict=True)]
     assert max(least) * PAGE <= MOST, least
