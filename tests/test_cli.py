@@ -13,16 +13,26 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import feather, parquet
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from embcache import __version__
 from embcache.cli import app
 from embcache.cli.plan import need, parse_rows
-from embcache_client import Client
+from embcache.cli.tables import opened
+from embcache.cli.transfer import TableFormat, import_file
+from embcache_client import Client, hash_values
+from embcache_storage.files import FORMATS
 from embcache_storage.rocks import RocksOptions, RocksStore
 
 
@@ -186,6 +196,140 @@ def test_a_bad_file_changes_nothing(run: Run, running: list[object], tmp_path: P
     assert re.search(r"kept +\d+ +f32 +2 +3 ", listed)
 
 
+def _read_back(path: Path) -> tuple[Any, Any]:
+    """(ids, rows) by what other people read such a file with."""
+    match path.suffix:
+        case ".safetensors":
+            tensors = load_file(path)
+            return tensors["ids"], tensors["rows"]
+        case ".parquet" | ".feather":
+            table = (parquet if path.suffix == ".parquet" else feather).read_table(path)
+            return np.array(table["ids"]), np.stack(table["rows"].to_numpy())
+        case _:
+            ids = np.fromfile(path / "key", "<i8")
+            return ids, np.fromfile(path / "emb_vector", "<f4").reshape(len(ids), -1)
+
+
+def _write_out(path: Path, ids: Any, rows: Any) -> None:
+    """A file as other people write it."""
+    match path.suffix:
+        case ".safetensors":
+            save_file({"ids": ids, "rows": rows}, path)
+        case ".parquet":
+            parquet.write_table(pyarrow.table({"ids": ids, "rows": rows.tolist()}), path)
+        case ".feather":
+            feather.write_feather(pyarrow.table({"ids": ids, "rows": rows.tolist()}), str(path))
+        case _:
+            path.mkdir()
+            ids.astype("<i8").tofile(path / "key")
+            rows.tofile(path / "emb_vector")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet", ".feather", ".model"])
+def test_other_formats_come_out_as_they_went_in(
+    run: Run,
+    running: list[object],
+    tmp_path: Path,
+    suffix: str,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+) -> None:
+    ids = np.random.default_rng(9).permutation(10**6)[: len(rows)].astype(np.uint64)
+    _write_out(tmp_path / f"in{suffix}", ids, rows.astype(np.float32))
+    assert run("import", "formats", tmp_path / f"in{suffix}", "--dtype", "f32", *running).code == 0
+    format = ["--format", "hps"] if suffix == ".model" else []
+    exported = run("export", "formats", tmp_path / f"out{suffix}", *format, *running)
+    assert exported.code == 0, exported.err
+    read_ids, read_rows = _read_back(tmp_path / f"out{suffix}")
+    order = np.argsort(ids)
+    assert np.array_equal(read_ids, ids[order])
+    assert np.array_equal(read_rows, rows[order])
+    assert _files(tmp_path) == [f"in{suffix}", f"out{suffix}"]
+
+
+def test_a_table_keeps_the_dtype_of_its_file(run: Run, running: list[object], tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(4, 3)).astype(ml_dtypes.bfloat16)
+    save_file({"emb.weight": rows}, tmp_path / "in.safetensors")
+    assert run("import", "brains", tmp_path / "in.safetensors", *running).code == 0
+    assert re.search(r"brains +\d+ +bf16 +3 +4 ", run("tables", *running).out)
+    assert run("export", "brains", tmp_path / "out.safetensors", "--ids", "-", "--rows", "w", *running).code == 0
+    tensors = load_file(tmp_path / "out.safetensors")
+    assert list(tensors) == ["w"]
+    assert np.array_equal(tensors["w"], rows)
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_words_are_found_by_value(run: Run, service: Service, running: list[object], tmp_path: Path, kind: str) -> None:
+    """Words become ids by the feature of the table, whose name need not be the table's."""
+    vectors = {"red": [0.5, 2.0], "na\u00efve": [1.0, -3.0], "x": [0.0, 7.0]}
+    with Client(service.url) as client:
+        client.create_table({"name": "words", "dim": 2, "feature": "word"})
+        with (tmp_path / "w").open("wb") as file:
+            file.write(b"3 2\n")
+            for word, vector in vectors.items():
+                text = " ".join(map(str, vector)).encode()
+                file.write(
+                    word.encode() + b" " + (text if kind == "text" else np.array(vector, "<f4").tobytes()) + b"\n"
+                )
+        imported = run("import", "words", tmp_path / "w", *running)
+        assert imported.code == 0, imported.err
+        found = client.lookup({"words": [*vectors, "blue"]})["words"]
+        assert found.found.tolist() == [True, True, True, False]
+        assert found.rows[:3].tolist() == list(vectors.values())
+        by_id = client.lookup({"words": hash_values("word", list(vectors))})["words"]
+        assert by_id.rows.tolist() == list(vectors.values())
+    failed = run("export", "words", tmp_path / "out.vec", *running)
+    assert failed.code == 1
+    assert "a table keeps the hashes alone" in failed.err
+    assert _files(tmp_path) == ["w"]
+
+
+def test_what_comes_last_in_a_file_may_still_end_the_import(
+    run: Run, running: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows before it are on their way by then, and go nowhere."""
+    monkeypatch.setattr("embcache.cli.transfer.CHUNK_BYTES", 80)
+    rows = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    parquet.write_table(pyarrow.table({"ids": np.arange(1000), "rows": rows.tolist()}), tmp_path / "good.parquet")
+    assert run("import", "last", tmp_path / "good.parquet", *running).code == 0
+    rows[-1, 1] = np.inf
+    parquet.write_table(pyarrow.table({"ids": np.arange(1000), "rows": (rows + 1).tolist()}), tmp_path / "bad.parquet")
+    failed = run("import", "last", tmp_path / "bad.parquet", *running)
+    assert failed.code == 1
+    assert re.fullmatch(r"embcache: .*bad.parquet: id 999 \(row 999\) has inf in column 1: not finite\n", failed.err)
+    assert run("import", "fresh", tmp_path / "bad.parquet", *running).code == 1
+    assert "fresh" not in run("tables", *running).out
+    shown = run("lookup", "last", 0, 998, *running).out.splitlines()[1:]
+    assert [line.split()[2:] for line in shown] == [["0", "1"], ["1996", "1997"]]
+
+
+def test_progress_is_told_where_no_terminal_shows_it(
+    run: Run, running: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "in.npz", ids=np.arange(500)[::-1], rows=np.ones((500, 2), np.float32))
+    assert run("import", "spoken", tmp_path / "in.npz", *running).err == ""  # it is done too soon for that
+    monkeypatch.setattr("embcache.cli.transfer.LINE_SECONDS", 0.0)
+    lines = run("import", "spoken", tmp_path / "in.npz", *running).err.splitlines()
+    assert lines == [f"{what}: 500 of 500 rows (100%)" for what in ("sort in.npz", "import spoken")]
+    lines = run("export", "spoken", tmp_path / "out.npz", *running).err.splitlines()
+    assert lines == ["export spoken: 500 of 500 rows (100%)"]
+
+
+def test_progress_is_a_bar_on_a_terminal(stopped: list[object], tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", ids=np.arange(500)[::-1], rows=np.ones((500, 2), np.float32))
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120)
+    with opened(Path(str(stopped[1])), None, None) as tables:
+        import_file(tables, "barred", tmp_path / "in.npz", TableFormat(), None, False, console)
+    assert re.search(r"sort in.npz.*100%.*500 of 500", shown.getvalue())
+    assert re.search(r"import barred.*100%.*500 of 500", shown.getvalue())
+
+
+def test_help_names_every_format(run: Run) -> None:
+    for command in ("import", "export"):
+        said = " ".join(run(command, "--help").out.split())
+        assert all(re.search(rf"\b{format.name}\b", said) for format in FORMATS), command
+
+
 def test_a_failed_export_leaves_no_file(run: Run, running: list[object], tmp_path: Path) -> None:
     ids = np.array([5, 6], np.uint64)
     np.savez(tmp_path / "in.npz", ids=ids, rows=np.ones((2, 3), np.float32))
@@ -207,6 +351,8 @@ def test_a_failed_export_leaves_no_file(run: Run, running: list[object], tmp_pat
         (["tables", "--config", "a.toml", "--url", "http://localhost"], 2, "give either --config CONFIG"),
         (["lookup", "item", "x", "--url", "http://localhost"], 2, "'x' is no feature ID"),
         (["lookup", "item", str(2**64), "--url", "http://localhost"], 2, "is no feature ID"),
+        (["import", "item", "x.csv", "--format", "csv", "--url", "http://localhost"], 2, "'csv' is none of npy, npz"),
+        (["export", "item", "x", "--format", "csv", "--url", "http://localhost"], 2, "'csv' is none of npy, npz"),
         (["tables", "--config", "nowhere.toml"], 1, "nowhere.toml: cannot be read: No such file"),
         (["serve", "nowhere.toml"], 1, "nowhere.toml: cannot be read: No such file"),
         (["tables", "--url", "ftp://host"], 1, "--url: 'ftp://host' is neither http://"),
@@ -363,6 +509,38 @@ def test_the_readme_is_true(service: Service, tmp_path: Path, monkeypatch: pytes
                 assert not done.stdout.startswith('{"error"'), (command, done.stdout)
     result = names["result"]
     assert result["item"].found.tolist() == [True, True, False]  # type: ignore[index]
+
+
+def test_the_page_on_files_is_true(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python and its commands, in their order; those with PyTorch files where PyTorch is installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    text = (Path(__file__).parent.parent / "docs/files.md").read_text().replace("http://127.0.0.1:7070", service.url)
+    with Client(service.url) as client:
+        client.drop_table("item")  # of the tests above
+    python = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert python
+    exec(python[1], {})
+    has_torch = find_spec("torch") is not None
+    if has_torch:
+        torch = import_module("torch")
+        torch.save({"state_dict": {"item_embedding.weight": torch.ones(5, 8)}, "epoch": 1}, "model.pt")
+    commands = re.findall(r"^    (embcache [^\n]*)$", text, re.MULTILINE)
+    assert len(commands) == 8
+    for command in commands:
+        if has_torch or ".pt " not in command:
+            done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (command, done.stderr)
+    assert _files(tmp_path / "copy.model") == ["emb_vector", "key"]
+
+
+def test_the_page_on_files_names_every_format() -> None:
+    text = (Path(__file__).parent.parent / "docs/files.md").read_text()
+    table = text.split("## Formats")[1].split("\n\n")[1]
+    said = {name for line in table.splitlines()[2:] for name in re.findall(r"`([^`]*)`", line.split("|")[1])}
+    assert said == {format.name for format in FORMATS}
+    for suffix in (suffix for format in FORMATS for suffix in format.suffixes if format.sink):
+        assert suffix in table
 
 
 def test_operations_names_every_metric(service: Service) -> None:

@@ -6,7 +6,7 @@
     with TableWriter("copy.npz", dim, "f32") as writer:
         writer.write(ids, rows)
 
-Memory stays at some chunks and what sorting is given, whatever the file's size and order. docs/tables.md says what is
+Memory stays at some chunks and what sorting is given, whatever the file's size and order. docs/files.md says what is
 read of each format.
 """
 

@@ -53,7 +53,8 @@ class RowSorter:
         self._path = path
         self._record = np.dtype([("id", "<u8"), ("number", "<u8"), ("row", "<f4", (dim,))])
         self._folder = folder or temporary_folder()
-        self._window_rows = max(2, budget * 3 // 8 // self._record.itemsize)
+        # All windows together: while a step is put together, there are they, what follows them, and two steps' records.
+        self._window_rows = max(2, budget // 5 // self._record.itemsize)
         self._buffer = np.empty(max(2, budget * 3 // 4 // self._record.itemsize), self._record)
         self._filled = 0
         self._spool: IO[bytes] | None = None
