@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from embcache_storage.files_source import F32Array, FileError, U64Array
 
-SORT_BYTES: Final = 128 << 20
+SORT_BYTES: Final = 64 << 20
 """Most memory that sorting takes."""
-FAN_IN: Final = 64
+FAN_IN: Final = 128
 _WRITE_BYTES: Final = 4 << 20
 
 Records = npt.NDArray[np.void]

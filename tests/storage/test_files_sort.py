@@ -48,7 +48,7 @@ def orders(n: int) -> dict[str, npt.NDArray[Any]]:
 
 @pytest.mark.parametrize("order", ["random", "reversed", "near", "dealt"])
 @pytest.mark.parametrize("memory_rows", [7, 60, 999, 10_000])
-@pytest.mark.parametrize("fan_in", [3, 64])
+@pytest.mark.parametrize("fan_in", [3, 128])
 def test_rows_come_by_ascending_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, memory_rows: int, fan_in: int
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_fits_into_the_budget_touches_no_disk() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 5), (0, 999), (10, 700), (998, 999)])
 @pytest.mark.parametrize("memory_rows", [20, 10_000])
-@pytest.mark.parametrize("fan_in", [3, 64])
+@pytest.mark.parametrize("fan_in", [3, 128])
 def test_a_repeated_id_is_told_with_both_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, second: int, memory_rows: int, fan_in: int
 ) -> None:
