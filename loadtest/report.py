@@ -27,6 +27,8 @@ def cells(record: Record) -> tuple[str, ...]:
 
 def print_report(report: Report, console: Console) -> None:
     """The table, then a line for each remark."""
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # nobody's window is too narrow for it
     title = "embcache against its peers: medians; ratio = ours / theirs"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in COLUMNS:
