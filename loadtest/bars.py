@@ -11,9 +11,10 @@ from html import escape
 from typing import Final
 
 from loadtest.records import Record
+from loadtest.tables import figure
 
 WIDTH: Final = 720
-_NAMES, _TEXT, _ROW, _HEAD = 190, 150, 22, 34
+_NAMES, _TEXT, _ROW, _HEAD = 160, 170, 22, 34
 _SPAN = 8.0  # the axis goes from 1/8 of a goal to 8 times it; what lies beyond ends at its end
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
@@ -65,7 +66,7 @@ def _bar(record: Record, share: float, top: int) -> list[str]:
     goal, end = _across(1.0), _across(share)
     judged = record.ours if record.peer is None else record.ratio
     begin, width, colour = min(goal, end), max(abs(end - goal), 1.0), "yes" if record.reached else "no"
-    words = f"{judged:.3g} (goal {record.target})"
+    words = f"{figure(judged)} (goal {record.target})"
     return [
         f'<text x="{_NAMES}" y="{top + 12}" text-anchor="end">{escape(record.name)}</text>',
         f'<rect class="{colour}" x="{begin:.1f}" y="{top}" width="{width:.1f}" height="15"/>',
