@@ -5,6 +5,7 @@ AddressSanitizer or by ThreadSanitizer. The kernels as they are pass the same dr
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 from functools import partial
 
@@ -112,7 +113,7 @@ def test_a_mistake_shows_in_what_lookups_find(mistake: str, name: str, what: str
         try:
             DRIVES[name](seed, make=broken)
         except (AssertionError, DeviceError) as problem:
-            said = str(problem)
+            said = f"{problem} {traceback.extract_tb(problem.__traceback__)[-1].line}"
             break
     else:
         said = f"nothing, in {BOUND} schedules"
