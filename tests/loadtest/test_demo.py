@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from rich.console import Console
 from loadtest.demo import say_results
 from loadtest.replay import Replayed, RowsDiffer
 from loadtest.workloads import rows_from_ids
+from tests.loadtest.interrupted import leftovers, loadtest
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,23 +35,8 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-@contextmanager
-def demo(tmp_path: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    environment = {**os.environ, "TMPDIR": str(scratch), "COLUMNS": "160", **variables}
-    command = [sys.executable, "-m", "loadtest", "demo", "--seconds", "3"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def leftovers(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "scratch").iterdir())
+def demo(tmp_path: Path, **variables: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return loadtest(tmp_path, "demo", "--seconds", "3", **variables)
 
 
 def test_once_prints_the_table_and_ends(tmp_path: Path, data: Path) -> None:

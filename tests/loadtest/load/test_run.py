@@ -6,12 +6,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,9 +22,9 @@ from loadtest.load.result import read_report, write_report
 from loadtest.load.run import Pace, run
 from loadtest.load.setup import Wanted
 from loadtest.workloads import rows_from_ids
+from tests.loadtest.interrupted import leftovers, loadtest
 from tests.service.running import Running, running
 
-ROOT = Path(__file__).parents[3]
 PACE = Pace("constant", 150.0, clients=8, processes=2, warmup_s=0.5, duration_s=2.0, slo_ms=1000.0)
 ONE = Pace("constant", 100.0, clients=4, processes=1, warmup_s=0.0, duration_s=1.0)
 
@@ -174,37 +171,11 @@ def test_what_cannot_be_right_is_said(service: Running, wanted: dict[str, Any], 
 # --- as a process ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def command(tmp_path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    environment = {**os.environ, "TMPDIR": str(scratch), "COLUMNS": "160"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "loadtest", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # What a shell starts in the background ignores Ctrl-C, and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def leftovers(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "scratch").iterdir())
-
-
 def test_it_serves_by_itself_and_ctrl_c_ends_it_with_a_report(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     page = tmp_path / "out.html"
     arguments = ("run", "zipf", "--serve", "--rows", "2000", "--dim", "8", "--rate", "100", "--warmup", "0.5")
-    with command(tmp_path, *arguments, "--duration", "300", "--json", str(out), "--html", str(page)) as process:
+    with loadtest(tmp_path, *arguments, "--duration", "300", "--json", str(out), "--html", str(page)) as process:
         assert process.stdout is not None
         said = ""
         while len(re.findall("s window", said)) < 2:
@@ -230,7 +201,7 @@ def test_it_serves_by_itself_and_ctrl_c_ends_it_with_a_report(tmp_path: Path) ->
 
 def test_ctrl_c_drops_the_tables_that_were_made(service: Running, tmp_path: Path) -> None:
     arguments = ("run", "zipf", "--url", service.url, "--fill", "--rows", "500", "--dim", "4", "--duration", "300")
-    with command(tmp_path, *arguments) as process:
+    with loadtest(tmp_path, *arguments) as process:
         end = time.monotonic() + 60
         while "loadtest" not in table_names(service):
             assert time.monotonic() < end
@@ -246,7 +217,7 @@ def test_ctrl_c_drops_the_tables_that_were_made(service: Running, tmp_path: Path
 
 
 def test_a_service_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with command(tmp_path, "run", "zipf", "--url", "http://127.0.0.1:9") as process:
+    with loadtest(tmp_path, "run", "zipf", "--url", "http://127.0.0.1:9") as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "no connection to 127.0.0.1:9" in said.replace("http://", "")
@@ -257,7 +228,7 @@ def test_a_search_reports_what_it_tried(service: Running, tmp_path: Path) -> Non
     out, page = tmp_path / "s.json", tmp_path / "s.html"
     arguments = ("search", "zipf", "--url", service.url, "--fill", "--rows", "500", "--dim", "4", "--ids", "4")
     fast = ("--warmup", "0", "--duration", "0.2", "--slo-ms", "2000", "--clients", "4", "--precision", "0.5")
-    with command(tmp_path, *arguments, *fast, "--json", str(out), "--html", str(page)) as process:
+    with loadtest(tmp_path, *arguments, *fast, "--json", str(out), "--html", str(page)) as process:
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     report = json.loads(out.read_text())
@@ -277,7 +248,7 @@ def test_a_search_that_is_interrupted_reports_what_it_tried(service: Running, tm
     out = tmp_path / "s.json"
     arguments = ("search", "zipf", "--url", service.url, "--table", "there", "--clients", "2", "--slo-ms", "5000")
     fast = ("--warmup", "0.1", "--duration", "0.2", "--json", str(out))
-    with command(tmp_path, *arguments, *fast) as process:
+    with loadtest(tmp_path, *arguments, *fast) as process:
         assert process.stdout is not None
         while not (line := process.stdout.readline()).startswith("search "):
             assert line
