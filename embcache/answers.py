@@ -84,9 +84,11 @@ def on_device(lookup: Lookup, terms: Terms, hot: HotTier) -> LookupResult:
     hot_first = lookup.hot is not None and hot.caller_is_through(terms.deadline)
     places, size = _laid_out(lookup.parts)
     buffer = hot.room(size)
-    # No deadline for the device: until it is through, the caller's arrays cannot be given back.
-    for question in lookup.steps(buffer, places, hot_first=hot_first, targets=output.targets(), keep=output):
-        hot.wait(question)
+    for question in lookup.steps(buffer, places, hot_first=hot_first, targets=output.targets, keep=output):
+        try:
+            hot.wait(question)
+        finally:  # whatever comes, and no deadline: until the device is through, the caller's arrays are not his again
+            hot.wait(question)
     _finish(lookup, terms)
     hot.deliver(output, lookup.rows_in_buffer(), buffer, places)
     results: list[TableRows] = []

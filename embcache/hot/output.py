@@ -82,23 +82,22 @@ class Output:
             if all(part.table != table for part in parts):
                 raise UnknownTable(f"out[{table!r}]: this table is not asked for", {"table": table})
         self.arrays = [self._made(part, dtype, given.get(part.table)) for part in parts]
-        self._check_apart(given)
-
-    def targets(self) -> list[Target]:
-        """Where the hot tier writes to."""
-        return [
-            Target(*(0 if array is None else self._device.address(array) for array in each)) for each in self.arrays
-        ]
+        # Where the hot tier writes to. Asked for once: on a GPU that is a call to the driver for each array.
+        self.targets = [Target(*map(self._address, each)) for each in self.arrays]
+        self._check_apart(parts, given)
 
     def moves(self, rows: Sequence[NDArray[np.int32]], buffer: int, places: Sequence[Place]) -> list[Move]:
         """How to bring these rows of each result over, from their places in a buffer at an address."""
         moves = []
-        for arrays, place, here in zip(self.arrays, places, rows, strict=True):
-            for array, offset in zip(arrays, place, strict=False):
+        for arrays, targets, place, here in zip(self.arrays, self.targets, places, rows, strict=True):
+            for array, target, offset in zip(arrays, targets, place, strict=False):
                 if array is not None and here.size:
                     nbytes = array.itemsize * (array.shape[1] if array.ndim == 2 else 1)
-                    moves.append(Move(buffer + offset, self._device.address(array), here, nbytes))
+                    moves.append(Move(buffer + offset, target, here, nbytes))
         return moves
+
+    def _address(self, array: Any) -> int:
+        return 0 if array is None else self._device.address(array)
 
     def _made(self, part: Part, dtype: str, given: Any) -> Arrays:
         wanted: list[tuple[tuple[int, ...], np.dtype[Any]]] = [(part.shape, ELEMENTS[CODES[dtype]])]
@@ -115,12 +114,13 @@ class Output:
             self._check(part.table, array, shape, element)
         return Arrays(*arrays)
 
-    def _check_apart(self, given: Mapping[str, Any]) -> None:
+    def _check_apart(self, parts: Sequence[Part], given: Mapping[str, Any]) -> None:
         """That no two arrays that were given lie over each other: each would be written over by the other's rows."""
         spans = sorted(
-            (self._device.address(array), array.nbytes, table)
-            for table, arrays in given.items()
-            for array in (arrays if isinstance(arrays, tuple) else (arrays,))
+            (target, array.nbytes, part.table)
+            for part, arrays, targets in zip(parts, self.arrays, self.targets, strict=True)
+            for array, target in zip(arrays, targets, strict=True)
+            if array is not None and part.table in given
         )
         for (begin, nbytes, first), (other, _, second) in itertools.pairwise(spans):
             if begin + nbytes > other:

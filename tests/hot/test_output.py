@@ -157,6 +157,30 @@ def test_arrays_are_not_written_before_the_callers_stream_is_through_with_them(
     assert other[0] == 7
 
 
+def test_an_interrupted_lookup_leaves_the_callers_arrays_only_once_the_device_is_through(
+    cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(cache, "interrupted", 8, "f32")
+    warm_up(cache, "interrupted", IDS[:50])
+    device, hot = device_of(cache), tier(cache)
+    out = device.empty((50, 8), "float32")
+    out[:] = 7
+    real, calls = hot.wait, [0]
+
+    def wait(*arguments: Any) -> bool:
+        calls[0] += 1
+        if calls[0] == 1:
+            threading.Timer(0.3, device.release).start()
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(hot, "wait", wait)
+    device.hang("look_up_stored")
+    with pytest.raises(KeyboardInterrupt):
+        cache.lookup({"interrupted": IDS[:50]}, device="cuda", out={"interrupted": out})
+    assert not (out == 7).any()  # what the launch had to write, it has written
+
+
 def test_a_buffer_is_not_used_again_before_its_rows_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     device = EmulatedDevice()
     pool, others = (BufferPool(lambda nbytes: device.pinned(nbytes).data) for _ in range(2))
