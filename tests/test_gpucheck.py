@@ -19,7 +19,18 @@ from tests.gpucheck.stages import LIMIT_S, NAMES, STAGES, Stage
 
 ROOT = Path(__file__).parent.parent
 WITH_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
-NOT_THERE = ("pydantic", "rocksdict", "fastapi", "starlette", "uvicorn", "rich", "typer", "prometheus_client", "hdrh")
+NOT_THERE = (
+    "pydantic",
+    "rocksdict",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "rich",
+    "typer",
+    "prometheus_client",
+    "hdrh",
+    "httptools",
+)
 
 Lines = list[dict[str, Any]]
 

@@ -23,7 +23,6 @@ from tests.gpucheck.stages import Stage
 PASSED, FAILED, SKIPPED = 0, 10, 11  # how the process of a stage ends, once it has written its outcome
 FILE = "gpu-check.jsonl"
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 10  # how much longer stages may take on the emulated device, on a machine that does other things, too
 _GRACE_S = 5.0  # for what a killed process leaves on the device to go away
 
 
@@ -54,9 +53,7 @@ class Run:
 
 
 def run_stages(run: Run, stages: Sequence[Stage], limit_s: float) -> int:
-    """Run these; -> 1 where any failed, else 0. Together they may take `limit_s`; limits are a GPU's, see _PATIENCE."""
-    patience = _PATIENCE if run.device == "emulated" else 1
-    limit_s *= patience
+    """Run these; -> 1 where any failed, else 0. Together they may take `limit_s`."""
     end, failed = time.monotonic() + limit_s, 0
     for stage in stages:
         left = end - time.monotonic()
@@ -64,7 +61,7 @@ def run_stages(run: Run, stages: Sequence[Stage], limit_s: float) -> int:
             run.write(stage, {"outcome": f"FAILED: not run, since {limit_s:g} s were over", "seconds": 0.0})
             failed = 1
         else:
-            failed |= _run(run, stage, min(left, stage.limit_s * patience))
+            failed |= _run(run, stage, min(left, stage.limit_s))
     return failed
 
 
