@@ -10,6 +10,7 @@ gensim does (without). Blocks of a file are taken apart as a whole: text by NumP
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -74,8 +75,8 @@ class _Words(Source):
                 f"{self.path} is truncated: it ends after {done:,} words, its first line tells of {self.count:,}"
             )
 
-    def _blocks(self, file: IO[bytes]) -> Iterator[_Piece]:
-        raise NotImplementedError
+    @abstractmethod
+    def _blocks(self, file: IO[bytes]) -> Iterator[_Piece]: ...
 
     def _wrong(self, number: int, problem: str) -> FileError:
         return FileError(

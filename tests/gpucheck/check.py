@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,7 @@ class Check:
         self.device.launch(kernel, stream, -(-threads // THREADS), THREADS, arguments)
 
 
-class _Timing:
+class _Timing(ABC):
     """See Check.timing."""
 
     def __init__(self, device: Device, stream: Stream) -> None:
@@ -152,12 +153,12 @@ class _Timing:
         if error is None:
             self._seconds = self._end()
 
-    def _begin(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _begin(self) -> None: ...
 
+    @abstractmethod
     def _end(self) -> float:
         """Seconds since `_begin`."""
-        raise NotImplementedError
 
 
 class _HostTiming(_Timing):
