@@ -17,9 +17,9 @@ from embcache.places import Part, Place
 from embcache.spec import DTYPES
 from embcache_client.buffers import BufferPool
 from embcache_client.results import LookupResult, TableRows
+from embcache_client.rowtypes import CODES, ELEMENTS
 
 _LINE = 64
-_RAW = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "q8": np.uint8}
 
 
 def deadline_after(milliseconds: Any) -> float | None:
@@ -66,9 +66,9 @@ def on_host(lookup: Lookup, terms: Terms, memory: BufferPool) -> LookupResult | 
         if hot is not None and not hot.wait(question, terms.deadline):
             return None  # what the device may still write to goes with the question
     _finish(lookup, terms)
-    results = []
+    results, element = [], ELEMENTS[CODES[terms.dtype]]
     for part, place in zip(lookup.parts, places, strict=True):
-        raw = buffer[place.rows : place.rows + part.rows_bytes].view(_RAW[terms.dtype]).reshape(part.shape)
+        raw = buffer[place.rows : place.rows + part.rows_bytes].view(element).reshape(part.shape)
         status = buffer[place.status : place.status + part.status_bytes]
         scale = bias = None
         if terms.dtype == "q8":

@@ -10,7 +10,7 @@ ids that the warm tier lacks has rows written beside it, as they are stored, to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -149,7 +149,8 @@ class Question:
     @property
     def misses(self) -> list[NDArray[np.int32]]:
         """Of each wish i32 [n], of which the segments say how many count."""
-        return [self._array(place, tiles.MISSES, 4 * count).view(np.int32) for place, count in self._counts()]
+        counts = self._columns[:, tiles.COUNT].tolist()
+        return [self._array(place, tiles.MISSES, 4 * count).view(np.int32) for place, count in enumerate(counts)]
 
     def done_at(self, place: int) -> int:
         """The address of u8 [b]: which bags of a wish were pooled."""
@@ -159,9 +160,6 @@ class Question:
         """Which bags of a wish were not pooled: places i32."""
         done = self._array(place, tiles.DONE, int(self._columns[place, tiles.BAG_COUNT]))
         return np.flatnonzero(done == 0).astype(np.int32)
-
-    def _counts(self) -> Iterator[tuple[int, int]]:
-        return enumerate(self._columns[:, tiles.COUNT].tolist())
 
     def _array(self, place: int, column: int, nbytes: int) -> Array:
         """What `lay_out` set aside for a wish."""
