@@ -121,8 +121,7 @@ class Lookup:
         self._forms = np.empty((len(queries), FORM_COLUMNS), np.int64)
         # Of queries whose rows change their form on the way: room for rows, u8, and which results are done, u8.
         self._formed: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
-        self._room = 0  # bytes that they need to work in
-        self._tile: NDArray[np.uint8] | None = None
+        self._tile: NDArray[np.uint8] | None = None  # what they work in, one after the other
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
@@ -240,7 +239,7 @@ class Lookup:
             self._statuses.append(buffer[place.status : place.status + query.ids.size])
             begin += query.ids.size
         if self._formed:
-            self._tile = _scratch(self._room)  # one after the other they work in the same
+            self._tile = _scratch(max(tile_room(self._views[index].spec.row_bytes) for index, *_ in self._formed))
             self._forms[:, TILE] = address_of(self._tile)
 
     def _ask_hot(self, keep: object) -> Question | None:
@@ -292,7 +291,6 @@ class Lookup:
             *(*places, address_of(done), units, 0),
         )
         self._segments[index, FORM] = address_of(form)
-        self._room = max(self._room, tile_room(view.spec.row_bytes))
 
     def _left_ids(self) -> list[tuple[int, NDArray[np.uint64]]]:
         """(index, ids that are left) of every query that has some."""

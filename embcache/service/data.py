@@ -163,12 +163,13 @@ class LookupEndpoint:
         if request.min_position > lookup.position:
             raise _Behind(request)
         skeleton = lay_out(lookup.position, lookup.history, request.dtype, tuple(lookup.parts))
-        array, buffer = self._room(skeleton.size, lookup.asks_hot_first)
+        hot_first = lookup.asks_hot_first
+        array, buffer = self._room(skeleton.size, hot_first)
         reply = Reply(array.data, buffer)
         try:
             skeleton.write(reply.body)
-            hot_first = buffer is not None and buffer.pinned and lookup.asks_hot_first
-            steps = lookup.steps(array, skeleton.places, hot_first=hot_first)
+            reached = buffer is not None and buffer.pinned
+            steps = lookup.steps(array, skeleton.places, hot_first=hot_first and reached)
             return _Begun(body, request, lookup, skeleton, reply, steps, next(steps, None))
         except BaseException:
             self._give_back(reply)
