@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -113,8 +115,9 @@ class Fleet:
         try:
             for number, (_, link) in enumerate(self._members):
                 clients = (plan.clients + len(self._members) - 1 - number) // len(self._members)
-                self._send(link, Phase(plan.arrivals, plan.rate, clients, *times))
-                links.append(link)
+                with _interrupts_held():
+                    self._send(link, Phase(plan.arrivals, plan.rate, clients, *times))
+                    links.append(link)
             self._gather(links, outcome, begin_ns, seen)
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -136,14 +139,15 @@ class Fleet:
         while links:
             for link in wait(links, timeout=1.0):
                 assert isinstance(link, Connection)
-                message = self._receive(link)
-                if isinstance(message, Delta):
-                    _add(outcome, message)
-                elif isinstance(message, Ended):
-                    _add(outcome, message.delta)
-                    outcome.cpu_shares.append(message.cpu_share)
-                    outcome.trace_rounds = max(outcome.trace_rounds, message.rounds)
-                    links.remove(link)
+                with _interrupts_held():
+                    message = self._receive(link)
+                    if isinstance(message, Delta):
+                        _add(outcome, message)
+                    elif isinstance(message, Ended):
+                        _add(outcome, message.delta)
+                        outcome.cpu_shares.append(message.cpu_share)
+                        outcome.trace_rounds = max(outcome.trace_rounds, message.rounds)
+                        links.remove(link)
             seen(outcome, (clock_ns() - begin_ns) / 1e9)
 
     def _send(self, link: Connection, message: object) -> None:
@@ -191,6 +195,22 @@ def fleet_of(target: Target, workload: Workload, count: int) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C raise at the end of the block, not in it: what was taken off a link is counted, whatever comes."""
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C raises in the main thread alone
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _add(outcome: Outcome, delta: Delta) -> None:

@@ -8,12 +8,14 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import pytest
 
 from loadtest.load.asked import AskedTable, Workload, parse_mix
 from loadtest.load.asking import Target
-from loadtest.load.fleet import Outcome, Plan, fleet_of
+from loadtest.load.counting import Delta
+from loadtest.load.fleet import Fleet, Outcome, Plan, fleet_of
 from loadtest.load.stability import kept_up, stability
 from loadtest.processes import ProcessFailed
 from tests.loadtest.load.scripted import DIM, Scripted, scripted
@@ -175,6 +177,31 @@ def test_interrupted_it_says_what_it_saw() -> None:
     assert 0 < outcome.window.total("answered") < 3000
     assert service.asked["/v1/lookup"] == outcome.warmup.total("answered") + outcome.window.total("answered")
     assert outcome.window_s < 30
+
+
+def test_interrupted_between_taking_counts_and_adding_them_it_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Fleet._receive
+    taken = 0
+
+    def interrupted(fleet: Fleet, link: Connection) -> object:
+        nonlocal taken
+        message = receive(fleet, link)
+        if isinstance(message, Delta):
+            taken += 1
+            if taken == 5:
+                signal.raise_signal(signal.SIGINT)
+        return message
+
+    monkeypatch.setattr(Fleet, "_receive", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+    try:
+        with scripted() as service:
+            outcome = load(service, replace(PLAN, duration_s=60.0))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.interrupted
+    assert service.asked["/v1/lookup"] == outcome.warmup.total("answered") + outcome.window.total("answered")
 
 
 def test_a_generator_that_dies_is_an_error() -> None:
