@@ -1,4 +1,4 @@
-"""The command line: run, search, report, compare, docs, demo and faults."""
+"""The command line: run, search, report, train, compare, docs, demo and faults."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from loadtest.load.commands import add_commands
 from loadtest.slices import DEFAULT_ROUNDS
+from loadtest.train.command import add_train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,3 +128,4 @@ def _failures_said(console: Console) -> Iterator[None]:
 
 
 add_commands(app, _failures_said)
+add_train(app, _failures_said)
