@@ -42,11 +42,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield shared
 
 
-def trained(service: Running, **wanted: Any) -> tuple[dict[str, Any], str]:
+def trained(service: Running, *, terminal: bool = False, **wanted: Any) -> tuple[dict[str, Any], str]:
     """The report of a run, and what it said on the console."""
     out = StringIO()
     asked = {"made": COUNT, "url": service.url, "passes": PASSES, "factors": 4, "batch": BATCH, **wanted}
-    return run(Wanted(**asked), Console(file=out, width=160)), out.getvalue()
+    return run(Wanted(**asked), Console(file=out, width=160, force_terminal=terminal)), out.getvalue()
 
 
 def made(count: int = COUNT) -> list[Rating]:
@@ -60,7 +60,7 @@ def table_names(service: Running) -> set[str]:
         return {table["spec"]["name"] for table in client.tables()}
 
 
-@pytest.mark.parametrize("ahead", [1, 50, 1000])
+@pytest.mark.parametrize("ahead", [1, 50])
 def test_every_rating_is_predicted_as_the_oracle_does(service: Running, ahead: int) -> None:
     report, said = trained(service, ahead=ahead)
     right = expected(made(), PASSES, BATCH)
@@ -77,7 +77,8 @@ def test_every_rating_is_predicted_as_the_oracle_does(service: Running, ahead: i
 
 
 def test_kept_tables_hold_the_model_and_are_never_overwritten(service: Running) -> None:
-    report, _ = trained(service, keep=True, name="kept", alone=False)
+    report, said = trained(service, terminal=True, keep=True, name="kept", alone=False)
+    assert re.search(rf"last tenth.*120/120 .*RMSE {report['served']['rmse']:.4f}", said)
     assert (report["alone"], report["interrupted"]) == (None, False)
     check_lags(report)
     check_rows(service, "kept")
@@ -115,7 +116,7 @@ def check_rows(service: Running, name: str) -> None:
 @pytest.mark.skipif(not MOVIELENS.is_file(), reason=f"no MovieLens 100K in {MOVIELENS}")
 def test_real_ratings(service: Running, tmp_path: Path) -> None:
     lines = MOVIELENS.read_text().splitlines()
-    header, rows = lines[0], sorted((line.split("\t") for line in lines[1:]), key=lambda row: float(row[3]))[:1500]
+    header, rows = lines[0], sorted((line.split("\t") for line in lines[1:]), key=lambda row: float(row[3]))[:1000]
     path = tmp_path / "part.inter"
     path.write_text("\n".join([header, *("\t".join(row) for row in rows)]))
     right = expected([Rating(row[0], row[1], float(row[2])) for row in rows], PASSES, BATCH)
