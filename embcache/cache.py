@@ -25,7 +25,7 @@ from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.lookup import Lookup, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
 from embcache.spec import TableSpec
-from embcache.tablecalls import Import, ScanPage
+from embcache.tablecalls import Import, ScanPage, Staged, Switched
 from embcache.updatecalls import Change, Producer, Pushed
 from embcache_client.buffers import BufferPool
 from embcache_client.lookup import Ids, Versions, bag_query_of, items_of, query_of
@@ -33,6 +33,7 @@ from embcache_client.results import LookupResult
 from embcache_client.wire import Query as ClientQuery
 
 ATTACH_TIMEOUT_S = 5.0
+WARM_S = 30.0  # how long a switch warms the versions that it makes live, at most
 _STOP_GRACE_S = 10.0
 _VERSION_TRIES = 8  # how many commits may overtake one lookup
 _APPLY_S = 60.0  # for a position that a lookup without a deadline waits for
@@ -194,12 +195,56 @@ class EmbeddingCache:
     async def drop_table_async(self, table: str) -> int:
         return await tablecalls.drop(self.ready_attachment(), table)
 
-    def importing(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
-        """Begin to fill a new version of a table, ids ascending; it goes live as a whole, when the `with` body ends."""
-        return tablecalls.begin_import(self.attached(), table, None if spec is None else _spec(spec)).result()
+    def stage(
+        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+    ) -> TableSpec:
+        """Add an empty version to a table, beside the live one -> what it is. `importing` fills it.
 
-    async def importing_async(self, table: str, spec: TableSpec | Mapping[str, Any] | None = None) -> Import:
-        return await tablecalls.begin_import(self.ready_attachment(), table, None if spec is None else _spec(spec))
+        spec: keys in which it differs from the live one: dtype, default, add. follow: updates of the table go to it
+        too. UnknownTable; Conflict for a name that is taken.
+        """
+        return tablecalls.stage(self.attached(), table, version, spec or {}, follow).result().spec
+
+    async def stage_async(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> Staged:
+        return await tablecalls.stage(self.ready_attachment(), table, version, spec, follow)
+
+    def switch(
+        self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = WARM_S
+    ) -> dict[str, dict[str, int]]:
+        """Make versions live, {table: version}, all of them at once for every lookup, and back again.
+
+        warm_s: for so many seconds at most, rows that the versions before have in memory are brought there for the new
+        ones -> for each table {"ids", "warmed"}: how many that would be, and how many were. follow: whether versions
+        that are retired by it get updates from now on; None: as they were staged. UnknownTable, Conflict.
+        """
+        switched = tablecalls.switch(self.attached(), tables, follow, warm_s).result()
+        return {table: dict(counts) for table, counts in switched.warmed.items()}
+
+    async def switch_async(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> Switched:
+        return await tablecalls.switch(self.ready_attachment(), tables, follow, warm_s)
+
+    def drop_version(self, table: str, version: str) -> None:
+        """Drop a version and its rows; UnknownTable where there is none, Conflict for the live one."""
+        tablecalls.drop_version(self.attached(), table, version).result()
+
+    async def drop_version_async(self, table: str, version: str) -> int:
+        return await tablecalls.drop_version(self.ready_attachment(), table, version)
+
+    def importing(
+        self, table: str, spec: TableSpec | Mapping[str, Any] | None = None, version: str | None = None
+    ) -> Import:
+        """Begin to fill a new version of a table, ids ascending; it goes live as a whole, when the `with` body ends.
+
+        version: the staged one to fill, or a new one to stage; lookups get it once it is switched to.
+        """
+        own = None if spec is None else _spec(spec)
+        return tablecalls.begin_import(self.attached(), table, own, version).result()
+
+    async def importing_async(
+        self, table: str, spec: TableSpec | Mapping[str, Any] | None = None, version: str | None = None
+    ) -> Import:
+        own = None if spec is None else _spec(spec)
+        return await tablecalls.begin_import(self.ready_attachment(), table, own, version)
 
     def scan_rows(self, table: str, start: int = 0, limit: int = 1 << 16, version: str | None = None) -> ScanPage:
         """Rows in the order of their ids from `start` on; go on from the page's `next`, naming its version."""
@@ -281,7 +326,8 @@ class EmbeddingCache:
     def prepare(self, queries: Sequence[Query], dtype: str, *, use_hot: bool = True) -> Lookup:
         """A lookup of the versions that are live now; NotReady and UnknownTable before any work."""
         attachment = self.ready_attachment()
-        views = [attachment.views.find(query.table, query.version) for query in queries]
+        now = attachment.views  # once: all tables of a lookup are of one catalogue
+        views = [now.find(query.table, query.version) for query in queries]
         return Lookup(attachment, queries, views, dtype, use_hot=use_hot)
 
     def attached(self) -> Attachment:

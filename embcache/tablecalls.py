@@ -1,4 +1,5 @@
-"""What is asked of the owner about tables: create, drop, import, scan, statistics. Each call returns a Pending."""
+"""What is asked of the owner about tables and their versions: create, stage, switch, drop, import, scan, statistics.
+Each call returns a Pending."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class ScanPage:
 
 
 class Import:
-    """A table version being filled, which nobody sees before `commit`.
+    """A table version being filled, which nobody sees before `commit`; after it, too, where it is filled by its name.
 
     Use as a context manager it commits at the end of the body, and aborts if the body raises. Ids must ascend over all
     writes. `saturated` counts values that were beyond the table's dtype and became its largest.
@@ -80,7 +81,9 @@ class Import:
         return self.rows
 
     def commit(self) -> Pending[dict[str, Any]]:
-        """Make the version live, in place of the one before; -> {"table", "version", "rows", "position"}."""
+        """Make the version live, in place of the one before, or one that is staged where it was named;
+        -> {"table", "version", "rows", "position"}.
+        """
         self._ended = True
         return Pending(self._attachment.link.call("import_commit", {"import": self.id}), lambda reply: reply.meta)
 
@@ -117,9 +120,54 @@ def drop(attachment: Attachment, table: str) -> Pending[int]:
     return Pending(attachment.link.call("drop", {"table": table}), lambda reply: int(reply.meta["position"]))
 
 
-def begin_import(attachment: Attachment, table: str, spec: TableSpec | None) -> Pending[Import]:
-    """A new version of a table; with a spec, the table is created by the commit if it is not there."""
-    meta = {"table": table, "spec": None if spec is None else spec.to_json()}
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A version that was added to a table: its name, what it is, and the position from which on it is there."""
+
+    version: str
+    spec: TableSpec
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """position: from which on lookups get the versions. warmed: for each table, how many ids were warmed before."""
+
+    position: int
+    warmed: Mapping[str, Mapping[str, int]]
+
+
+def stage(attachment: Attachment, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> Pending[Staged]:
+    """Add an empty version; `spec` is what it has of its own. UnknownTable, Conflict, MalformedRequest."""
+    meta = {"table": table, "version": version, "spec": dict(spec), "follow": follow}
+
+    def read(reply: Reply) -> Staged:
+        return Staged(reply.meta["version"], TableSpec.parse(reply.meta["spec"]), int(reply.meta["position"]))
+
+    return Pending(attachment.link.call("stage", meta), read)
+
+
+def switch(attachment: Attachment, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> Pending[Switched]:
+    """Make versions live, {table: version}, all at once, after warming them for up to `warm_s` seconds."""
+    meta = {"tables": dict(tables), "follow": follow, "warm_s": float(warm_s)}
+    call = attachment.link.call("switch", meta)
+    return Pending(call, lambda reply: Switched(int(reply.meta["position"]), reply.meta["warmed"]))
+
+
+def drop_version(attachment: Attachment, table: str, version: str) -> Pending[int]:
+    """The position from which on the version is gone. UnknownTable; Conflict for the live one."""
+    call = attachment.link.call("drop_version", {"table": table, "version": version})
+    return Pending(call, lambda reply: int(reply.meta["position"]))
+
+
+def begin_import(
+    attachment: Attachment, table: str, spec: TableSpec | None, version: str | None = None
+) -> Pending[Import]:
+    """A new version of a table, which the commit makes live, or the one of that name, which it does not.
+
+    With a spec, the table is created by the commit if it is not there.
+    """
+    meta = {"table": table, "spec": None if spec is None else spec.to_json(), "version": version}
     return Pending(attachment.link.call("import_begin", meta), lambda reply: Import(attachment, reply.meta))
 
 

@@ -13,7 +13,7 @@ from embcache.defaults import default_row_of
 from embcache.errors import UnknownTable
 from embcache.host.memory import address_of
 from embcache.spec import TableSpec, Uniform
-from embcache.validation import no_table
+from embcache.validation import nearest, no_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,11 +27,16 @@ class TableView:
     spec: TableSpec
     label: str
     number: int
-    live: bool
+    state: str
     rows: int
     columns: NDArray[np.int64] = field(repr=False)
     default_row: NDArray[np.uint8] = field(repr=False)
     bound: np.float32 | None
+
+    @property
+    def live(self) -> bool:
+        """Whether lookups that name no version get this one."""
+        return self.state == "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +54,26 @@ class Views:
         if view is not None:
             return view
         if version is not None and table in self.live:
-            raise UnknownTable(f"table {table!r} has no version {version[:64]!r}", {"table": table, "version": version})
+            there = [label for name, label in self.versions if name == table]
+            raise UnknownTable(
+                f"table {table!r} has no version {version[:64]!r}; the nearest is {nearest(version[:64], there)}",
+                {"table": table, "version": version},
+            )
         raise no_table(table, self.live)
 
 
-def _view(spec: TableSpec, version: Mapping[str, Any]) -> TableView:
+def _view(version: Mapping[str, Any]) -> TableView:
+    spec = TableSpec.parse(version["spec"])
     default_row = default_row_of(spec)
     columns = np.array((version["entry"], version["number"], spec.row_bytes, address_of(default_row)), np.int64)
     bound = np.float32(spec.default.uniform) if isinstance(spec.default, Uniform) else None
-    number, label, live = int(version["number"]), str(version["label"]), bool(version["live"])
-    return TableView(spec, label, number, live, int(version["rows"]), columns, default_row, bound)
+    number, label, state = int(version["number"]), str(version["label"]), str(version["state"])
+    return TableView(spec, label, number, state, int(version["rows"]), columns, default_row, bound)
 
 
 def parse_catalogue(message: Mapping[str, Any]) -> Views:
     """The views of the owner's catalogue message."""
-    views = [
-        _view(TableSpec.parse(table["spec"]), version) for table in message["tables"] for version in table["versions"]
-    ]
+    views = [_view(version) for version in message["versions"]]
     return Views(
         generation=int(message["generation"]),
         history=str(message["history"]),

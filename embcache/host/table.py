@@ -116,6 +116,16 @@ class HostTable:
         writer.read_rows(self._place, ids, address_of(rows), self.row_bytes, found)
         return rows, found
 
+    def held(self, first_set: int, sets: int) -> tuple[Ids, NDArray[np.uint8]]:
+        """The ids u64 [n] that stand in some sets, and how much each is in use, u8 [n]. For the writer alone."""
+        end = min(first_set + sets, self.region.sets)
+        begin = self.region.begin + first_set * layout.SET_BYTES
+        lines = self._arena.bytes[begin : self.region.begin + end * layout.SET_BYTES]
+        heads = lines.view(np.uint64).reshape(-1, 1 + layout.WAYS)
+        taken = (heads[:, :1] >> np.arange(1, 1 + layout.WAYS, dtype=np.uint64)) & np.uint64(1) == 1
+        use = self._use[first_set * layout.WAYS : end * layout.WAYS].reshape(-1, layout.WAYS)
+        return heads[:, 1:][taken], use[taken]
+
     def delete(self, ids: Ids) -> None:
         """Take rows out of memory; ids that are not there are passed over."""
         writer.delete_rows(self._place, ids, self._use, self._counters)

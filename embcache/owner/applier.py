@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from embcache.defaults import default_values
 from embcache.host.convert import decode_rows, encode_rows
 from embcache.host.rows import add_rows
-from embcache.owner.catalogue import Table, TableChange
+from embcache.owner.catalogue import TableChange, Version
 from embcache.owner.committer import Accepted, states
 from embcache.owner.feeds import Feeds
 from embcache.owner.flight import Ids, Rows
@@ -71,7 +71,7 @@ class _Work:
     `held`: for `add`, the rows of the ids that memory has, and which those are, where they are as on disk.
     """
 
-    table: Table
+    spec: TableSpec
     version: int
     op: str
     ids: list[Ids] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Tiers:
     beside it; it raises StoreErrors before anything has changed.
     """
 
-    find: Callable[[int], Table | None]
+    find: Callable[[int], Version | None]
     change: Callable[[TableChange, Mapping[str, bytes]], Awaitable[None]]
     read: Callable[[int, Ids], tuple[Rows, NDArray[np.bool_]] | None]
     replace: Callable[[int, Ids, Rows | None], None]
@@ -180,7 +180,8 @@ class Applier:
     def _next(self) -> _Piece:
         """The next piece: changes from the cursor on, one op for each version, up to PIECE_ROWS and PIECE_BYTES.
 
-        Room is counted in bytes, and a row takes at least its part of a piece that is full of rows.
+        Room is counted in bytes, and a row takes at least its part of a piece that is full of rows, in each version
+        that it is for: all of them have the same rows of a batch, whatever piece a crash comes after.
         """
         work: dict[int, _Work] = {}
         done: list[Accepted] = []
@@ -189,16 +190,17 @@ class Applier:
             if isinstance(accepted.entry, TableChange):
                 break
             for index, change in enumerate(accepted.entry.changes[cursor.changes :], cursor.changes):
-                table = self._tiers.find(change.version)
-                if table is not None:
-                    if change.version in work and work[change.version].op != change.op:
+                versions = [version for number in change.versions if (version := self._tiers.find(number)) is not None]
+                if versions:
+                    if any(work[v.number].op != change.op for v in versions if v.number in work):
                         return _Piece(work, cursor, done)
-                    row = max(table.spec.cold_row_bytes, PIECE_BYTES // PIECE_ROWS)
+                    row = sum(max(version.spec.cold_row_bytes, PIECE_BYTES // PIECE_ROWS) for version in versions)
                     part = slice(cursor.rows, cursor.rows + max(room // row, 0 if work else 1))
-                    at = work.setdefault(change.version, _Work(table, change.version, change.op))
-                    at.ids.append(change.ids[part])
-                    at.rows.append((change.dtype, change.rows[part]))
-                    room -= row * len(at.ids[-1])
+                    for version in versions:
+                        at = work.setdefault(version.number, _Work(version.spec, version.number, change.op))
+                        at.ids.append(change.ids[part])
+                        at.rows.append((change.dtype, change.rows[part]))
+                    room -= row * len(change.ids[part])
                     if part.stop < len(change.ids):
                         return _Piece(work, Cursor(cursor.position, index, part.stop), done)
                 cursor = Cursor(cursor.position, index + 1, 0)
@@ -227,7 +229,7 @@ class Applier:
 
     def _held(self, work: _Work) -> tuple[Rows, NDArray[np.bool_]] | None:
         """Rows that are added to are mostly in memory, and need not be read from disk where the form is the same."""
-        spec = work.table.spec
+        spec = work.spec
         if work.op != ADD or spec.dtype_code != spec.cold_code:
             return None
         return self._tiers.read(work.version, np.concatenate(work.ids))
@@ -293,7 +295,7 @@ def _write(store: RowStore, work: Sequence[_Work], meta: Mapping[str, bytes]) ->
 
 
 def _compute(store: RowStore, work: _Work, outcome: _Outcome) -> Iterator[_Written]:
-    spec = work.table.spec
+    spec = work.spec
     ids = np.concatenate(work.ids)
     outcome.rows += len(ids)
     if work.op == DELETE:
@@ -322,7 +324,7 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
 
     Rows that are damaged stay so.
     """
-    spec = work.table.spec
+    spec = work.spec
     own, first, places = np.unique(ids, return_index=True, return_inverse=True)
     rows, state = _read(store, work, own, first)
     sums = rows.view(np.float32)
@@ -339,7 +341,7 @@ def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], 
 
 def _read(store: RowStore, work: _Work, own: Ids, first: NDArray[np.intp]) -> tuple[Rows, Rows]:
     """Rows as on disk, and their state, of distinct ids, of which `first` says where they stand in the work's."""
-    row_bytes = work.table.spec.cold_row_bytes
+    row_bytes = work.spec.cold_row_bytes
     if work.held is None:
         return store.read(work.version, row_bytes, own)
     held, found = work.held

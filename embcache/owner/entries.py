@@ -1,8 +1,10 @@
 """Entries of the update log: batches of updates and changes of tables, and their form in bytes.
 
     u32  bytes of the msgpack map
-    map  a batch: {"producer", "epoch", "seq", "mark", "digest", "changes": [[version, op, dtype, n, row_bytes], ...]}
-         a change of tables: {"name", "table": as in the catalogue, or nil, "rows"}
+    map  a batch: {"producer", "epoch", "seq", "mark", "digest",
+                   "changes": [[version, op, dtype, n, row_bytes, versions that follow ...], ...]}
+         a change of tables: {"tables": {name: as in the catalogue, or nil}, "new", "rows"}
+         or, as it was in format 1 of the catalogue: {"name", "table", "rows"}
     then, each padded to 8 bytes from the start: ids u64 [n] and encoded rows u8 [n, row_bytes] of each of `changes`
 All numbers little-endian.
 """
@@ -10,7 +12,7 @@ All numbers little-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgpack
@@ -29,15 +31,15 @@ _LENGTH = struct.Struct("<I")
 def to_payload(entry: Entry) -> memoryview:
     """An entry as it stands in the log."""
     if isinstance(entry, TableChange):
-        table = None if entry.table is None else entry.table.to_json()
-        return _filled({"name": entry.name, "table": table, "rows": entry.rows}, [])
+        tables = {name: None if table is None else table.to_json() for name, table in entry.tables.items()}
+        return _filled({"tables": tables, "new": entry.new, "rows": entry.rows}, [])
     head = {
         "producer": entry.producer,
         "epoch": entry.epoch,
         "seq": entry.seq,
         "mark": entry.mark,
         "digest": entry.digest,
-        "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1]] for c in entry.changes],
+        "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1], *c.followers] for c in entry.changes],
     }
     return _filled(head, [array for change in entry.changes for array in (change.ids, change.rows)])
 
@@ -47,17 +49,23 @@ def from_payload(payload: bytes | memoryview) -> Entry:
     (length,) = _LENGTH.unpack_from(payload)
     head = msgpack.unpackb(payload[_LENGTH.size : _LENGTH.size + length])
     if "table" in head:
-        table = None if head["table"] is None else Table.from_json(head["table"])
-        return TableChange(head["name"], table, head["rows"])
+        table = _table(head["table"])
+        return TableChange({head["name"]: table}, 0 if table is None else table.live.number, head["rows"])
+    if "tables" in head:
+        return TableChange({name: _table(told) for name, told in head["tables"].items()}, head["new"], head["rows"])
     at = padded(_LENGTH.size + length)
     changes = []
-    for version, op, dtype, n, row_bytes in head.pop("changes"):
+    for version, op, dtype, n, row_bytes, *followers in head.pop("changes"):
         ids = np.frombuffer(payload, np.uint64, n, at)
         at += 8 * n
         rows = np.frombuffer(payload, np.uint8, n * row_bytes, at).reshape(n, row_bytes)
         at += padded(n * row_bytes)
-        changes.append(RowsChange(version, op, dtype, ids, rows))
+        changes.append(RowsChange(version, op, dtype, ids, rows, tuple(followers)))
     return Batch(changes=tuple(changes), **head)
+
+
+def _table(told: Mapping[str, Any] | None) -> Table | None:
+    return None if told is None else Table.from_json(told)
 
 
 def _filled(head: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> memoryview:

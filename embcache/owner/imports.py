@@ -16,8 +16,9 @@ import numpy as np
 
 from embcache.errors import InvalidRows, Overloaded, UnknownTable
 from embcache.owner.flight import Ids, Rows
-from embcache.owner.tables import NewVersion, Tables
+from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
+from embcache.owner.versions import NewVersion
 from embcache.spec import TableSpec
 from embcache_storage.store import BulkLoad, RowStore
 
@@ -60,14 +61,16 @@ class Imports:
     def __len__(self) -> int:
         return len(self._imports)
 
-    async def begin(self, table: str, spec: TableSpec | None) -> tuple[str, NewVersion]:
+    async def begin(self, table: str, spec: TableSpec | None, version: str | None = None) -> tuple[str, NewVersion]:
         """Begin an import into `table`, which its commit creates by `spec` where it is not there: (import, version).
 
-        UnknownTable without table and spec; Conflict when the table has another spec.
+        version: the one to fill, or a new one to stage, and no lookup sees a difference; None: one that the commit puts
+        in the live one's place. UnknownTable without table and spec; Conflict when the table has another spec, or for a
+        version that is live or was.
         """
         if len(self._imports) >= MAX_IMPORTS:
             raise Overloaded(f"{MAX_IMPORTS} imports are under way already", {"retry_after_ms": 5000})
-        new = await self._tables.plan_version(table, spec)
+        new = await self._tables.plan_version(table, spec, version)
         load = await self._threads.bulk(self._store.bulk, new.version.number, new.spec.cold_row_bytes)
         entry = _Import(new, load)
         self._imports[entry.id] = entry
@@ -99,7 +102,7 @@ class Imports:
             entry.touch()
 
     async def commit(self, import_id: str) -> tuple[NewVersion, int, int]:
-        """Make the imported rows the table's, at once, in place of those it had -> (version, its rows, position)."""
+        """Make the imported rows those of the table, or of its version, at once -> (version, its rows, position)."""
         entry = self._find(import_id)
         async with entry.turn:
             self._check(entry)
@@ -122,7 +125,7 @@ class Imports:
         now = asyncio.get_running_loop().time()
         for entry in list(self._imports.values()):
             if not entry.turn.locked() and now - entry.heard >= self._idle_s:
-                log.warning("import %s into %r was idle for %g s: aborted", entry.id, entry.new.spec.name, self._idle_s)
+                log.warning("import %s into %r was idle for %g s: aborted", entry.id, entry.new.name, self._idle_s)
                 await self._abort(entry)
 
     async def watch(self) -> None:

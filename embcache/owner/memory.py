@@ -38,6 +38,8 @@ class Memory:
         self._moving: int | None = None
         self._moving_to: HostTable | None = None
         self._changed = asyncio.Event()
+        self._settled = asyncio.Event()  # nothing has changed since the regions were divided
+        self._settled.set()
 
     def fill(self, versions: dict[int, tuple[int, int]]) -> None:
         """Make the regions of all versions at the start: {version: (row_bytes, rows)}."""
@@ -60,25 +62,45 @@ class Memory:
         self._make(version, row_bytes, shares(wants, self._capacity)[version])
         self._wants[version] = wants[version]
         if replaced is None:  # else when that one goes: until then there is one region too many
-            self._changed.set()
+            self._divide_anew()
 
     def expect(self, version: int, rows: int) -> None:
         """A version has about `rows` rows now. Where its region is full of fewer it is to grow, up to twofold at once.
 
-        So one that updates fill grows with what is asked of it, and an estimate that is too high costs little.
+        So one that updates fill grows with what is asked of it, and an estimate that is too high costs little. One that
+        has more than it wants, since nobody needs it, does not want it for that.
         """
         held, want = self.tables.get(version), self._wants.get(version)
         if held is None or want is None or not FULL * held.table.region.slots <= len(held.table) < rows:
             return
+        if held.table.region.size > want.most:
+            return
         grown = Want.of(held.table.region.row_bytes, min(rows, 2 * len(held.table)))
         if grown.most > want.most:
             self._wants[version] = grown
-            self._changed.set()
+            self._divide_anew()
+
+    def want(self, version: int, rows: int) -> None:
+        """A version is to have room for `rows` rows, as far as its share goes; 0 for one that is hardly looked up.
+
+        It gets more as it needs it (`expect`), and keeps what nobody else needs.
+        """
+        held = self.tables.get(version)
+        if held is None or version not in self._wants:
+            return
+        want = Want.of(held.table.region.row_bytes, rows)
+        if want != self._wants[version]:
+            self._wants[version] = want
+            self._divide_anew()
+
+    async def settled(self) -> None:
+        """Until all regions have the shares that they are to have."""
+        await self._settled.wait()
 
     def remove(self, version: int) -> None:
         """Remove a version's region; nothing happens where it has none."""
         if self._wants.pop(version, None) is not None:
-            self._changed.set()
+            self._divide_anew()
             if version != self._moving:  # whoever moves it sees that it is not wanted any more
                 self._unmake(version)
 
@@ -146,6 +168,8 @@ class Memory:
                 await self.rebalance()
             except Exception:  # such as a full memory: the regions stay as they are
                 log.exception("the arena could not be divided anew")
+            if not self._changed.is_set():
+                self._settled.set()
 
     async def rebalance(self) -> None:
         """Give each version its share, moving as few rows as that takes."""
@@ -170,6 +194,10 @@ class Memory:
             self._unmake(version)
         finally:
             self._moving = self._moving_to = None
+
+    def _divide_anew(self) -> None:
+        self._changed.set()
+        self._settled.clear()
 
     def _check_room(self, wants: dict[int, Want]) -> None:
         least = sum(want.least for want in wants.values())

@@ -20,6 +20,7 @@ from embcache.owner.reads import Part
 from embcache.owner.server import Answer, Handle
 from embcache.owner.stats import Stats
 from embcache.owner.update_calls import UpdateCalls
+from embcache.owner.version_calls import VersionCalls
 from embcache.spec import TableSpec
 
 SCAN_BYTES = 32 << 20
@@ -39,11 +40,15 @@ class Operations:
         self._intake = parts.intake
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
+        versions = VersionCalls(parts)
         self._ops: dict[str, Handle] = {
             "read": self.read,
             "catalogue": self.catalogue,
             "create": self.create,
             "drop": self.drop,
+            "stage": versions.stage,
+            "switch": versions.switch,
+            "drop_version": versions.drop_version,
             "import_begin": self.import_begin,
             "import_rows": self.import_rows,
             "import_commit": self.import_commit,
@@ -93,17 +98,17 @@ class Operations:
         ends = np.cumsum([n for _, n, _ in shapes], dtype=np.int64).tolist()
         parts = [Part(v, w, ids[end - n : end]) for (v, n, w), end in zip(shapes, ends, strict=True)]
         for part in parts:
-            table = self._tables.find(part.version)
-            if table is not None and table.row_bytes != part.row_bytes:
+            version = self._tables.find(part.version)
+            if version is not None and version.row_bytes != part.row_bytes:
                 raise MalformedRequest(
-                    f"rows of version {part.version} have {table.row_bytes} bytes, not {part.row_bytes}"
+                    f"rows of version {part.version} have {version.row_bytes} bytes, not {part.row_bytes}"
                 )
         if sum(part.nbytes for part in parts) > frames.MAX_REPLY_PAYLOAD // 2:
             raise TooLarge("the rows of one read have more than 1 GiB: ask for fewer ids at once")
         return parts
 
     async def catalogue(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{} -> {"generation", "history", "tables": [{"spec", "versions": [...]}]}."""
+        """{} -> {"generation", "history", "versions": [{"spec", "label", "number", "entry", "state", "rows"}, ...]}."""
         return self._tables.message(), ()
 
     async def create(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
@@ -117,12 +122,13 @@ class Operations:
         return {"position": await self._tables.drop(text(meta, "table"))}, ()
 
     async def import_begin(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"table", "spec" or null} -> {"import", "version": label, "spec"}."""
+        """{"table", "spec" or null, "version" or null} -> {"import", "version": label, "spec"}."""
         table = text(meta, "table")
         spec = None if meta.get("spec") is None else TableSpec.parse(get(meta, "spec", dict))
         if spec is not None and spec.name != table:
             raise MalformedRequest(f"the spec of an import into {table!r} is named {spec.name!r}")
-        import_id, new = await self._imports.begin(table, spec)
+        version = None if meta.get("version") is None else text(meta, "version")
+        import_id, new = await self._imports.begin(table, spec, version)
         return {"import": import_id, "version": new.version.label, "spec": new.spec.to_json()}, ()
 
     async def import_rows(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
@@ -139,7 +145,7 @@ class Operations:
     async def import_commit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import"} -> {"table", "version": label, "rows", "position"}."""
         new, rows, position = await self._imports.commit(text(meta, "import"))
-        return {"table": new.spec.name, "version": new.version.label, "rows": rows, "position": position}, ()
+        return {"table": new.name, "version": new.version.label, "rows": rows, "position": position}, ()
 
     async def import_abort(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"import"} -> {}."""
@@ -153,12 +159,12 @@ class Operations:
         n may be less than the limit, since answers are bounded: go on from `next` until it is null.
         """
         number, start, limit = integer(meta, "version", U32), integer(meta, "start", U64), integer(meta, "limit", U32)
-        table = self._tables.find(number)
-        if table is None:
+        version = self._tables.find(number)
+        if version is None:
             raise UnknownTable(f"version {number} is gone")
         if limit == 0:
             raise MalformedRequest("the limit of a scan is at least 1")
-        row_bytes = table.spec.cold_row_bytes
+        row_bytes = version.spec.cold_row_bytes
         limit = min(limit, max(1, SCAN_BYTES // (8 + row_bytes)))
         ids, rows = await self._threads.bulk(self._store.scan, number, row_bytes, start, limit)
         last = int(ids[-1]) if len(ids) == limit else U64

@@ -29,7 +29,7 @@ import numpy as np
 
 from embcache.errors import Overloaded
 from embcache.host.convert import decode_rows, encode_rows
-from embcache.owner.catalogue import Table
+from embcache.owner.catalogue import Version
 from embcache.owner.flight import Batch, Ids, Places, Rows
 from embcache.owner.threads import StoreThreads, log
 from embcache_storage.store import ABSENT, FOUND, RowStore, VersionGone
@@ -85,11 +85,11 @@ class Answer:
 class Targets:
     """What reads ask of tables and memory, as it is now.
 
-    `known(version)` is its table, None once the version is gone, `region(version)` is where its rows may be put (None:
+    `known(version)` is what is known of it, None once it is gone, `region(version)` is where its rows may be put (None:
     nowhere for now), `position()` is the applied position.
     """
 
-    known: Callable[[int], Table | None]
+    known: Callable[[int], Version | None]
     region: Callable[[int], Region | None]
     position: Callable[[], int]
 
@@ -158,8 +158,8 @@ class Reads:
         return shares
 
     def _shares(self, piece: Part, position: int, new: list[_Flight]) -> list[_Share]:
-        table = self._known(piece.version)
-        if table is None or not len(piece.ids):
+        known = self._known(piece.version)
+        if known is None or not len(piece.ids):
             return []
         shares = []
         left = np.arange(len(piece.ids))
@@ -174,7 +174,7 @@ class Reads:
         self.rows_joined += len(piece.ids) - left.size
         if left.size:
             ids = piece.ids[left] if shares else piece.ids
-            batch = Batch(piece.version, table.spec, ids, began=self._position())
+            batch = Batch(piece.version, known.spec, ids, began=self._position())
             flying.append(batch)
             new.append((batch, self._region(piece.version)))
             shares.append(_Share(batch, left, None))

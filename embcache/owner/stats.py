@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from embcache.owner.catalogue import Table, Version
+from embcache.owner.catalogue import LIVE, Version
 from embcache.owner.parts import Parts
 from embcache_storage.store import VersionGone
 
@@ -22,15 +22,16 @@ class Stats:
         self._started = time.monotonic()
 
     async def collect(self) -> dict[str, Any]:
-        """{"tables": [{"table", "label", "number", "live", "rows", "cold_bytes", "warm_...": ...}], "memory", "owner"}.
+        """{"tables": [{"table", "label", "number", "live", "state", "follow", "spec", "rows", "cold_bytes",
+        "warm_...": ...}], "memory", "owner"}, an entry for each version.
 
         `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
         the arena; `memory` is bytes by use; `updates` is positions, what waits, and counts since the owner started.
         """
         tables = []
-        for table, version in self._parts.tables.versions():
+        for version in self._parts.tables.versions():
             try:
-                tables.append(await self._table(table, version))
+                tables.append(await self._version(version))
             except VersionGone:  # dropped while we counted
                 continue
         memory = {
@@ -39,13 +40,16 @@ class Stats:
         }
         return {"tables": tables, "memory": memory, "owner": self._owner(), "updates": self._updates()}
 
-    async def _table(self, table: Table, version: Version) -> dict[str, Any]:
+    async def _version(self, version: Version) -> dict[str, Any]:
         cold_bytes = await self._parts.threads.bulk(self._parts.store.disk_bytes, version.number)
         return {
-            "table": table.spec.name,
+            "table": version.spec.name,
             "label": version.label,
             "number": version.number,
-            "live": True,
+            "live": version.state == LIVE,
+            "state": version.state,
+            "follow": version.follow,
+            "spec": version.spec.to_json(),
             "rows": self._parts.tables.rows(version.number),
             "rows_exact": self._parts.store.is_counted(version.number),
             "cold_bytes": cold_bytes,

@@ -2,7 +2,7 @@
 
 A change is an entry of the update log, in one order with all updates. No batch is accepted meanwhile (intake.py), and a
 crash or an error at any step leaves the old tables or the new:
-1. the new version's rows are in the store, under a number that no catalogue names;
+1. the new version's rows are in the store, under a number that no catalogue names; a switch begins with 3;
 2. its region is in the arena;
 3. the change is in the log, durably: from here on it will happen;
 4. the applier comes to it: catalogue and cursor are written, in one commit (`apply`);
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -23,12 +24,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from embcache.errors import ConfigError, Conflict, Internal, StorageCorrupt, UnknownTable
-from embcache.owner import lineage
-from embcache.owner.catalogue import KEY, LAST_NUMBER, Catalogue, Table, TableChange, Version
+from embcache.owner import lineage, versions
+from embcache.owner.catalogue import KEY, LAST_NUMBER, LIVE, STAGED, Catalogue, Table, TableChange, Version
 from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.producers import FLOOR
 from embcache.owner.threads import StoreThreads, log
+from embcache.owner.versions import NewVersion
 from embcache.spec import TableSpec
 from embcache.validation import no_table
 from embcache_storage.store import RowStore, VersionGone
@@ -39,12 +41,11 @@ _NUMBERS_AT_ONCE = 64  # taken by one catalogue write, so that not every import 
 
 
 @dataclass(frozen=True, slots=True)
-class NewVersion:
-    """A version that an import fills. `born` is that of its table; None where the table was not there."""
+class Move:
+    """What a switch does to a table: the version that is live, and the one that is to be."""
 
-    spec: TableSpec
-    version: Version
-    born: int | None
+    before: Version
+    after: Version
 
 
 class Orders(Protocol):
@@ -76,7 +77,7 @@ class Tables:
         self._last_number = 0
         self._labels: dict[str, int] = {}
         self._rows: dict[int, int] = {}
-        self._known: dict[int, Table] = {}
+        self._known: dict[int, Version] = {}
         self._unnamed: set[int] = set()  # versions in the store, or what is left of them
         self._has_regions = False
         self._lineage: Lineage | None = None
@@ -95,8 +96,8 @@ class Tables:
         """Counts changes of the tables since the owner started."""
         return self._generation
 
-    def find(self, number: int) -> Table | None:
-        """The table of a version that the catalogue names."""
+    def find(self, number: int) -> Version | None:
+        """A version that the catalogue names."""
         return self._known.get(number)
 
     def named(self, name: str) -> Table:
@@ -106,8 +107,8 @@ class Tables:
             raise no_table(name, self._catalogue.tables)
         return table
 
-    def versions(self) -> list[tuple[Table, Version]]:
-        """Every version with its table."""
+    def versions(self) -> list[Version]:
+        """Every version of every table."""
         return list(self._catalogue.versions())
 
     def rows(self, number: int) -> int:
@@ -116,18 +117,16 @@ class Tables:
 
     def message(self) -> dict[str, Any]:
         """The catalogue as readers get it."""
-        tables = [
-            {"spec": table.spec.to_json(), "versions": [self._version_message(version)]}
-            for table, version in self._catalogue.versions()
-        ]
-        return {"generation": self._generation, "history": self.history, "tables": tables}
+        told = [self._version_message(version) for version in self._catalogue.versions()]
+        return {"generation": self._generation, "history": self.history, "versions": told}
 
     def _version_message(self, version: Version) -> dict[str, Any]:
         return {
+            "spec": version.spec.to_json(),
             "label": version.label,
             "number": version.number,
             "entry": self._memory.entry(version.number),
-            "live": True,
+            "state": version.state,
             "rows": self.rows(version.number),
         }
 
@@ -138,32 +137,35 @@ class Tables:
         held = set(await self._threads.change(self._store.versions))
         self._catalogue = await self._read(held)
         self._last_number = self._catalogue.numbers
-        named = {version.number for _, version in self._catalogue.versions()}
-        if lost := named - held:
-            names = sorted(table.spec.name for table, version in self._catalogue.versions() if version.number in lost)
+        named = self._catalogue.numbered()
+        if lost := named.keys() - held:
+            names = sorted({named[number].spec.name for number in lost})
             raise StorageCorrupt(f"the data folder lacks the rows of {', '.join(names)}: restore it from a copy")
-        self._unnamed = held - named
+        self._unnamed = held - named.keys()
         await self._continue(owner)
         self._publish()
 
     async def open(self, declared: Iterable[TableSpec]) -> None:
         """Create the declared tables that are not there, once the log is taken up, and give all of them memory.
 
-        ConfigError when a declared table has another spec; TooLarge when there is no memory for so many.
+        ConfigError when a declared table has another spec than it was declared with, and than its live version has;
+        TooLarge when there is no memory for so many.
         """
         missing = []
         for spec in declared:
             table = self._catalogue.tables.get(spec.name)
             if table is None:
                 missing.append(spec)
-            elif table.spec != spec:
-                raise ConfigError(f"[[table]] {_difference(spec, table.spec)}: declare it as it is, or drop it first")
+            elif spec not in (table.spec, table.live.spec):
+                told = versions.difference(spec, table.live.spec)
+                raise ConfigError(f"[[table]] {told}: declare it as it is, or drop it first")
         for spec in missing:
             await self.create(spec)
         await self._sweep()
-        for _, version in self._catalogue.versions():
+        for version in self._catalogue.versions():
             self._rows[version.number] = await self._threads.change(self._store.count, version.number)
-        self._memory.fill({v.number: (t.row_bytes, self._rows[v.number]) for t, v in self._catalogue.versions()})
+        kept = {v.number: (v.row_bytes, self._rows[v.number] if v.state == LIVE else 0) for v in self.versions()}
+        self._memory.fill(kept)
         self._has_regions = True
         self._publish()
 
@@ -215,63 +217,115 @@ class Tables:
         async with self._changing():
             table = self._catalogue.tables.get(spec.name)
             if table is not None:
-                _same_spec(spec, table)
+                versions.same_spec(spec, table)
                 return None
-            number = await self._new_number()
-            await self._threads.change(self._store.create, number, spec.cold_row_bytes)
-            return await self._install(Table(spec, number, Version(number, self._new_label(spec.name))), rows=0)
+            version = await self._new_version(spec, self._new_label(spec.name))
+            await self._threads.change(self._store.create, version.number, spec.cold_row_bytes)
+            return await self._install(Table(spec, version.number, (version,), int(version.label)), version, rows=0)
 
     async def drop(self, name: str) -> int:
         """Remove a table and its rows -> the change's position. UnknownTable when there is none."""
         async with self._changing():
             self.named(name)
-            return await self._orders().order(TableChange(name, None))
+            return await self._orders().order(TableChange({name: None}))
 
-    async def plan_version(self, name: str, spec: TableSpec | None) -> NewVersion:
+    async def stage(self, name: str, label: str, spec: Mapping[str, Any], *, follow: bool) -> tuple[Version, int]:
+        """Add an empty version to a table, which nobody sees -> (version, the change's position).
+
+        spec: the keys in which it differs from the live one. follow: updates go to it, too. UnknownTable; Conflict for
+        a name that is taken, or what a version cannot be.
+        """
+        async with self._changing():
+            table = self.named(name)
+            version = await self._new_version(versions.own_spec(table, spec), versions.check_label(label))
+            version = replace(version, state=STAGED, follow=follow)
+            table = versions.staged(table, version)
+            await self._threads.change(self._store.create, version.number, version.spec.cold_row_bytes)
+            return version, await self._install(table, version, rows=0)
+
+    async def drop_version(self, name: str, label: str) -> int:
+        """Remove a version that is not live, and its rows -> the change's position. UnknownTable, Conflict."""
+        async with self._changing():
+            table = versions.without(self.named(name), label)
+            return await self._orders().order(TableChange({name: table}))
+
+    def moves(self, targets: Mapping[str, str]) -> list[Move]:
+        """What a switch to {table: label} is about, as things are now. UnknownTable."""
+        tables = [(self.named(name), label) for name, label in targets.items()]
+        found = [Move(table.live, versions.found(table, label)) for table, label in tables]
+        return [move for move in found if move.before != move.after]
+
+    async def switch(self, targets: Mapping[str, str], follow: bool | None = None) -> int | None:
+        """Make versions live, {table: label}, all at once -> the change's position; None where they were so before.
+
+        follow: whether those that are retired by it follow from now on; None: as they were staged. UnknownTable,
+        Conflict.
+        """
+        async with self._changing():
+            switched = self.check_switch(targets, follow)
+            return await self._orders().order(TableChange(switched)) if switched else None
+
+    def check_switch(self, targets: Mapping[str, str], follow: bool | None) -> dict[str, Table]:
+        """The tables as a switch would leave them. Its errors, without what is in its way later."""
+        names = [move.after.spec.name for move in self.moves(targets)]
+        return {name: versions.check_followers(self.named(name).switched(targets[name], follow)) for name in names}
+
+    def make_room(self, moves: Iterable[Move]) -> None:
+        """Let versions that are to be live have memory as if they were."""
+        for move in moves:
+            self._memory.want(move.after.number, self.rows(move.after.number))
+
+    def share_memory(self, names: Iterable[str]) -> None:
+        """Let versions have memory by what they are now: those that are not live need not hold all their rows."""
+        tables = [table for name in names if (table := self._catalogue.tables.get(name)) is not None]
+        for version in (version for table in tables for version in table.versions):
+            self._memory.want(version.number, self.rows(version.number) if version.state == LIVE else 0)
+
+    async def plan_version(self, name: str, spec: TableSpec | None, label: str | None = None) -> NewVersion:
         """A number and a label for the rows of an import into the table `name`, see `Imports.begin`."""
         async with self._change:
             table = self._catalogue.tables.get(name)
             if table is None and spec is None:
                 raise no_table(name, self._catalogue.tables)
-            if table is not None and spec is not None:
-                _same_spec(spec, table)
-            new_spec = table.spec if table is not None else spec
-            assert new_spec is not None
-            number = await self._new_number()
-            born = None if table is None else table.born
-            return NewVersion(new_spec, Version(number, self._new_label(name)), born)
+            wanted = None if label is None else versions.check_label(label)
+            target = None if table is None or wanted is None else table.find(wanted)
+            if target is not None:
+                assert table is not None
+                versions.check_target(table, target)
+            own = _import_spec(table, spec, label, target)
+            version = await self._new_version(own, self._new_label(name) if label is None else label)
+            return NewVersion(name, version, None if table is None else table.born, label is not None, target)
 
     async def take_over(self, new: NewVersion, rows: int) -> int:
-        """Make a version that lies whole in the store its table's rows, in place of those before -> the position.
+        """Give a table a version that lies whole in the store, in place of the live one, or as one that nobody sees ->
+        the change's position.
 
-        UnknownTable or Conflict when the table it was meant for is not there any more; the version is dropped then.
+        UnknownTable or Conflict when what it was meant for is not there any more; the version is dropped then.
         """
         async with self._changing():
-            before = self._catalogue.tables.get(new.spec.name)
             try:
-                _still_the_same(new, before)
+                table, replaced = versions.filled(new, self._catalogue.tables.get(new.name))
             except (UnknownTable, Conflict):
                 self._unnamed.add(new.version.number)
                 raise
-            table = Table(new.spec, before.born if before else new.version.number, new.version)
-            return await self._install(table, rows, None if before is None else before.version.number)
+            [version] = [version for version in table.versions if version.number == new.version.number]
+            return await self._install(table, version, rows, None if replaced is None else replaced.number)
 
     async def apply(self, change: TableChange, meta: Mapping[str, bytes]) -> None:
         """Steps 4 and 5, for the applier: meta values are kept beside the catalogue."""
-        number = None if change.table is None else change.table.version.number
-        if number is not None and number not in await self._threads.change(self._store.versions):
+        if change.new and change.new not in await self._threads.change(self._store.versions):
             await self._threads.change(self._store.commit, (), meta)
             return
         catalogue = self._catalogue.after(change)
         await self._threads.change(self._store.commit, (), {KEY: catalogue.to_bytes(), **meta})
-        replaced = self._catalogue.tables.get(change.name)
+        gone = self._catalogue.numbered().keys() - catalogue.numbered().keys()
         self._catalogue = catalogue
         self._publish()
-        if number is not None:
-            self._rows[number] = change.rows
-            self._unnamed.discard(number)  # it is there while the log is taken up
-        if replaced is not None:
-            self._forget(replaced.version.number)
+        if change.new:
+            self._rows[change.new] = change.rows
+            self._unnamed.discard(change.new)  # it is there while the log is taken up
+        for number in sorted(gone):
+            self._forget(number)
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
@@ -283,19 +337,19 @@ class Tables:
             finally:
                 await self._sweep()
 
-    async def _install(self, table: Table, rows: int, replaced: int | None = None) -> int:
-        """Steps 2 to 5 for a table whose version lies in the store; on an error before 3 the version goes again."""
-        number = table.version.number
+    async def _install(self, table: Table, version: Version, rows: int, replaced: int | None = None) -> int:
+        """Steps 2 to 5 for a table one of whose versions lies in the store; on an error before 3 that goes again."""
         try:
             if self._has_regions:
-                self._memory.add(number, table.row_bytes, rows, replaced)
-            return await self._orders().order(TableChange(table.spec.name, table, rows))
+                wanted = rows if version.state == LIVE else 0
+                self._memory.add(version.number, version.row_bytes, wanted, replaced)
+            return await self._orders().order(TableChange({table.spec.name: table}, version.number, rows))
         except Exception:
-            self._forget(number)
+            self._forget(version.number)
             raise
 
     def _publish(self) -> None:
-        self._known = {version.number: table for table, version in self._catalogue.versions()}
+        self._known = self._catalogue.numbered()
         self._generation += 1
         self._tell(self._generation)
 
@@ -326,11 +380,32 @@ class Tables:
         self._last_number += 1
         return self._last_number
 
+    async def _new_version(self, spec: TableSpec, label: str) -> Version:
+        number = await self._new_number()
+        return Version(number, label, spec, number)
+
     def _new_label(self, name: str) -> str:
-        """1, 2, ... for the versions of a table; one that no import or version of the name has."""
+        """1, 2, ... for the versions of a table; one that no import or version of the name has, or had."""
         table = self._catalogue.tables.get(name)
-        self._labels[name] = 1 + max(self._labels.get(name, 0), int(table.version.label) if table else 0)
+        last = max(self._labels.get(name, 0), table.labels if table else 0)
+        taken = {version.label for version in table.versions} if table else set()
+        self._labels[name] = next(label for label in itertools.count(last + 1) if str(label) not in taken)
         return str(self._labels[name])
+
+
+def _import_spec(table: Table | None, spec: TableSpec | None, label: str | None, target: Version | None) -> TableSpec:
+    """The spec of a version that an import fills. Conflict with a table or a version that is there otherwise."""
+    if table is None:
+        assert spec is not None
+        return spec
+    if label is None or spec is None:
+        if spec is not None:
+            versions.same_spec(spec, table)
+        return table.live.spec if target is None else target.spec
+    versions.check_spec(table, spec)
+    if target is not None and spec != target.spec:
+        raise Conflict(f"version {label!r} of table {versions.difference(spec, target.spec)}", {"table": spec.name})
+    return spec
 
 
 def _count(store: RowStore, numbers: Iterable[int]) -> dict[int, int]:
@@ -340,30 +415,3 @@ def _count(store: RowStore, numbers: Iterable[int]) -> dict[int, int]:
         with contextlib.suppress(VersionGone):
             counts[number] = store.count(number)
     return counts
-
-
-def _difference(spec: TableSpec, there: TableSpec) -> str:
-    keys = [key for key in TableSpec.model_fields if getattr(spec, key) != getattr(there, key)]
-    told = ", ".join(f"{key} {_short(getattr(there, key))}, not {_short(getattr(spec, key))}" for key in keys)
-    return f"{spec.name!r} is there with {told}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _same_spec(spec: TableSpec, table: Table) -> None:
-    if spec != table.spec:
-        raise Conflict(f"table {_difference(spec, table.spec)}", {"table": spec.name})
-
-
-def _still_the_same(new: NewVersion, table: Table | None) -> None:
-    name = new.spec.name
-    if new.born is None:  # the import creates the table, or fills what another one created meanwhile
-        if table is not None:
-            _same_spec(new.spec, table)
-    elif table is None:
-        raise UnknownTable(f"table {name!r} was dropped while rows were imported into it", {"table": name})
-    elif table.born != new.born:
-        raise Conflict(f"table {name!r} was dropped and made anew while rows were imported into it", {"table": name})

@@ -70,18 +70,19 @@ class UpdateCalls:
 
     def _change(self, place: int, name: str, op: str, dtype: int, ids: Ids, rows: Rows) -> RowsChange:
         table = self._tables.named(name)
-        if op == ADD and not table.spec.add:
+        spec, followers = table.live.spec, tuple(version.number for version in table.followers)
+        if op == ADD and not spec.add:
             raise MalformedRequest(
-                f"table {name!r} keeps its rows as {table.spec.dtype} on disk, where small sums are lost: `add` "
+                f"table {name!r} keeps its rows as {spec.dtype} on disk, where small sums are lost: `add` "
                 "needs dtype f32, or `add = true` in the table's spec"
             )
-        row_bytes = 0 if op == DELETE else row_bytes_of(dtype, table.spec.dim)
+        row_bytes = 0 if op == DELETE else row_bytes_of(dtype, spec.dim)
         if len(ids) and rows.shape[1] != row_bytes:
             raise DimensionMismatch(
-                f"changes[{place}].rows: {rows.nbytes} bytes; {len(ids)} rows of {table.spec.dim} x {DTYPES[dtype]} "
+                f"changes[{place}].rows: {rows.nbytes} bytes; {len(ids)} rows of {spec.dim} x {DTYPES[dtype]} "
                 f"for table {name!r} take {len(ids) * row_bytes}"
             )
-        return RowsChange(table.version.number, op, dtype, ids, rows.reshape(len(ids), row_bytes))
+        return RowsChange(table.live.number, op, dtype, ids, rows.reshape(len(ids), row_bytes), followers)
 
     def _positions(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ class RowsChange:
     """One op on rows of a table version: ids u64 [n], repeats allowed, and encoded rows u8 [n, row_bytes].
 
     `dtype` is the code of the rows' own form, which need not be the table's. `delete` has rows of no bytes.
+    followers: other versions of the table that the same is done to.
     """
 
     version: int
@@ -26,11 +27,17 @@ class RowsChange:
     dtype: int
     ids: Ids
     rows: Rows
+    followers: tuple[int, ...] = ()
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """All versions that it is for."""
+        return (self.version, *self.followers)
 
     @property
     def nbytes(self) -> int:
         """What it counts as among what waits: applying a small row takes about as long as one of LEAST_BYTES."""
-        return max(self.ids.nbytes + self.rows.nbytes, LEAST_BYTES * len(self.ids))
+        return max(self.ids.nbytes + self.rows.nbytes, LEAST_BYTES * len(self.ids)) * len(self.versions)
 
 
 @dataclass(frozen=True, slots=True)

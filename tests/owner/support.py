@@ -124,7 +124,7 @@ class OwnerThread:
 
 
 class Live(NamedTuple):
-    """A version as the catalogue tells of it."""
+    """A version as the catalogue tells of it, mostly the live one."""
 
     number: int
     label: str
@@ -135,12 +135,19 @@ class Live(NamedTuple):
 
 def catalogue(link: Link) -> dict[str, Live]:
     """The live version of each table."""
-    tables = link.call("catalogue").result(WAIT).meta["tables"]
+    found = versions(link, "live")
+    assert len({name for name, _ in found}) == len(found), "one version of a table is live"
+    return {name: version for (name, _), version in found.items()}
+
+
+def versions(link: Link, *states: str) -> dict[tuple[str, str], Live]:
+    """The versions by table and label, those of some states, or all of them."""
     found = {}
-    for entry in tables:
-        spec = TableSpec.parse(entry["spec"])
-        [version] = [version for version in entry["versions"] if version["live"]]
-        found[spec.name] = Live(version["number"], version["label"], version["entry"], version["rows"], spec.row_bytes)
+    for entry in link.call("catalogue").result(WAIT).meta["versions"]:
+        if not states or entry["state"] in states:
+            spec = TableSpec.parse(entry["spec"])
+            told = (entry["number"], entry["label"], entry["entry"], entry["rows"], spec.row_bytes)
+            found[spec.name, entry["label"]] = Live(*told)
     return found
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from embcache.spec import TableSpec
 from tests.owner.stores import WatchedStore
-from tests.owner.support import ITEM, WAIT, OwnerThread, begin, catalogue, fill, read, rows_of, some_ids
+from tests.owner.support import ITEM, WAIT, OwnerThread, begin, catalogue, fill, read, rows_of, some_ids, versions
+from tests.owner.versioning import drop_version, fill_version, stage, switch
 
 IDS = some_ids(200)
 OLD, NEW = rows_of(IDS, 16, salt=1), rows_of(IDS, 16, salt=2)
@@ -114,3 +115,37 @@ def test_a_crash_while_tables_come_and_go(tmp_path: Path, store: WatchedStore, s
             fill(link, "fresh", IDS, rows_of(IDS, 4), TableSpec(name="fresh", dim=1))
             assert catalogue(link)["fresh"].number > number
     assert found == [["item"], ["item", "user"], ["item", "user"], ["user"], ["user"], ["user"], ["user"]]
+
+
+def test_a_crash_while_versions_are_staged_filled_switched_and_dropped(
+    tmp_path: Path, store: WatchedStore, snapshots: Snapshots
+) -> None:
+    """Lookups find the old rows or the new, whatever is staged or left; nothing is in the store that no version has."""
+    with OwnerThread(store, tmp_path, [ITEM]) as owner:
+        link = owner.link()
+        fill(link, "item", IDS, OLD)
+        first = catalogue(link)["item"].label
+        with snapshots:
+            stage(link, "blue")
+            fill_version(link, "blue", IDS, NEW)
+            switch(link, item="blue")
+            drop_version(link, first)
+    staged, filled = ["create", "commit", "flush"], ["bulk", "add", "commit", "commit", "flush", "drop"]
+    assert snapshots.calls == [*staged, *filled, *["commit", "flush"], *["commit", "flush", "drop"], "end"]
+    found = []
+    for _, folder in snapshots.folders():
+        again = WatchedStore(folder / "rocksdb")
+        with OwnerThread(again, folder, [ITEM]) as owner:
+            link = owner.link()
+            there = versions(link)
+            assert again.versions() == sorted(version.number for version in there.values())
+            rows = {OLD.tobytes(): "old", NEW.tobytes(): "new"}[read(link, catalogue(link)["item"], IDS)[1].tobytes()]
+            blue = there.get(("item", "blue"))
+            full = blue is not None and read(link, blue, IDS)[1].tobytes() == NEW.tobytes()
+            found.append((rows, len(there), full))
+            for label in ("more", "blue"):  # whatever it is, it goes on
+                if ("item", label) not in there:
+                    stage(link, label)
+            switch(link, item="more")
+    before, stages, fills = ("old", 1, False), ("old", 2, False), ("old", 2, True)
+    assert found == [before] + [stages] * 5 + [fills] * 3 + [("new", 2, True)] * 2 + [("new", 1, True)] * 4

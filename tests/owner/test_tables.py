@@ -40,7 +40,7 @@ def test_readers_are_told_of_every_change(owner: OwnerThread) -> None:
     told = message(link)
     assert told["generation"] == owner.arena.generation == link.hello["generation"]
     assert told["history"] == link.hello["history"]
-    assert [entry["spec"] for entry in told["tables"]] == [ITEM.to_json()]
+    assert [entry["spec"] for entry in told["versions"]] == [ITEM.to_json()]
     for change in (
         lambda: create(link, USER),
         lambda: fill(link, "item", IDS, ROWS),
@@ -49,9 +49,9 @@ def test_readers_are_told_of_every_change(owner: OwnerThread) -> None:
         before = owner.arena.generation
         change()
         assert message(link)["generation"] == owner.arena.generation == before + 1
-    [entry] = message(link)["tables"]
-    [version] = entry["versions"]
-    assert version == {"label": "2", "number": version["number"], "entry": version["entry"], "live": True, "rows": 100}
+    [version] = message(link)["versions"]
+    of_its_own = {key: version[key] for key in ("number", "entry")}
+    assert version == {"label": "2", "state": "live", "rows": 100, "spec": ITEM.to_json(), **of_its_own}
 
 
 def test_the_same_spec_again_does_nothing_and_another_is_a_conflict(owner: OwnerThread) -> None:
@@ -102,7 +102,7 @@ def test_a_restart_finds_the_tables_as_they_were(tmp_path: Path, store: WatchedS
         link = owner.link()
         after, second = message(link), catalogue(link)
         assert after["history"] == before["history"]
-        assert [entry["spec"] for entry in after["tables"]] == [entry["spec"] for entry in before["tables"]]
+        assert [entry["spec"] for entry in after["versions"]] == [entry["spec"] for entry in before["versions"]]
         assert {name: live[:2] for name, live in second.items()} == {name: live[:2] for name, live in first.items()}
         assert second["item"].rows == 100
         state, rows = read(link, second["item"], IDS)
@@ -171,8 +171,8 @@ def test_a_folder_that_lost_its_rows_is_refused(tmp_path: Path, store: WatchedSt
         (b"\x00\xff", "cannot be read"),
         (b"[]", "cannot be read"),
         (b'{"format": 1}', "cannot be read"),
-        (json.dumps({"format": 2, "tables": []}).encode(), "format 2, this release reads 1"),
-        (json.dumps({"format": 1, "history": "h", "numbers": 3, "tables": [{"spec": {}}]}).encode(), "cannot be read"),
+        (json.dumps({"format": 3, "tables": []}).encode(), "format 3, this release reads 2"),
+        (json.dumps({"format": 1, "history": "h", "numbers": 3, "tables": [{"spec": {}}]}).encode(), "table spec"),
         (
             json.dumps(
                 {
@@ -249,8 +249,8 @@ def test_a_change_that_was_taken_back_before_it_was_told_is_passed_over_at_the_n
     """Its entry is in the log, since the disk took no retraction of it either; its version is not in the store."""
     with OwnerThread(store, tmp_path, [ITEM]):
         pass
-    lost = Table(USER, 60, Version(60, "1"))
-    position = store.log.append([to_payload(TableChange("user", lost))])
+    lost = Table(USER, 60, (Version(60, "1", USER, 60),))
+    position = store.log.append([to_payload(TableChange({"user": lost}, 60))])
     with OwnerThread(store, tmp_path, [ITEM]) as owner:
         assert owner.arena.position == position
         assert set(catalogue(owner.link())) == {"item"}

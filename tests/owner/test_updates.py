@@ -68,7 +68,7 @@ class Pusher:
             (name, op, 0, ids, np.zeros((len(ids), 0), np.uint8) if op == DELETE else rows(values))
             for name, op, ids, values in changes
         ]
-        made = tuple(RowsChange(tables.named(t).version.number, op, 0, ids, r) for t, op, _, ids, r in told)
+        made = tuple(RowsChange(tables.named(t).live.number, op, 0, ids, r) for t, op, _, ids, r in told)
         if seq is None:
             self.seq += 1
         return Batch(self.name, self.epoch, self.seq if seq is None else seq, mark, digest_of(mark, told), made)

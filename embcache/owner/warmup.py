@@ -1,0 +1,123 @@
+"""Warming versions before they go live: the ids that the live ones have in memory, those in use first, are read for the
+new ones, which brings their rows into the arena. Runs on the loop.
+
+Which ids are hot is what the arena knows already: each row that is there has a count of its sampled hits, 0 to 3, which
+decides what leaves a full set (host/writer.py). Reads are those of lookups (reads.py), so an update that comes
+meanwhile overtakes them as it does those. A piece at a time, with a pause as long as the piece took: lookups have the
+other half. What is not warm in time, or fails, is read when it is asked for: a switch never waits longer, nor fails
+for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embcache.errors import Overloaded
+from embcache.host.tables import FILL
+from embcache.host.writer import MOST_USE
+from embcache.owner.flight import Ids
+from embcache.owner.memory import Memory, breathe
+from embcache.owner.reads import Part, Reads
+from embcache.owner.tables import Move, Tables
+from embcache.owner.threads import log
+
+PIECE_IDS = 1024
+LIST_SETS = 4096  # whose ids are listed in one step of the loop
+_LEAST_PAUSE_S = 0.001
+_OVERLOADED_S = 0.05
+
+
+@dataclass(slots=True)
+class Warming:
+    """One version's warm-up: `ids` are those that it was to have in memory, of which `done` were looked after."""
+
+    move: Move
+    line: deque[Ids] = field(default_factory=deque)
+    ids: int = 0
+    done: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return {"ids": self.ids, "warmed": self.done}
+
+
+class WarmUp:
+    """Warms the versions of one owner."""
+
+    def __init__(self, memory: Memory, reads: Reads, tables: Tables) -> None:
+        self._memory = memory
+        self._reads = reads
+        self._tables = tables
+
+    async def run(self, moves: Sequence[Move], limit_s: float) -> list[Warming]:
+        """Give the new version of each move its share of memory, and warm it, for `limit_s` seconds at most.
+
+        What is in memory is listed before: where there is not enough of it, the versions before give of theirs.
+        """
+        warming = [Warming(move) for move in moves]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                listed = [await self._by_use(each.move.before.number) for each in warming]
+                self._tables.make_room(moves)
+                await self._memory.settled()
+                for each, ids in zip(warming, listed, strict=True):
+                    self._line_up(each, ids)
+                await self._bring_all(warming)
+        self._tables.make_room(moves)  # also where there was no time
+        return warming
+
+    async def _by_use(self, version: int) -> Ids:
+        """The ids that a version has in memory, those of most use first."""
+        by_use: list[list[Ids]] = [[] for _ in range(int(MOST_USE) + 1)]
+        async for ids, use in self._held(version):
+            for count, some in enumerate(by_use):
+                some.append(ids[use == count])
+        return np.concatenate([np.empty(0, np.uint64), *itertools.chain(*reversed(by_use))])
+
+    def _line_up(self, warming: Warming, ids: Ids) -> None:
+        """As many of the first ids as find room, in pieces."""
+        region = self._memory.region(warming.move.after.number)
+        fitting = ids[: 0 if region is None else int(region.region.slots * FILL)]
+        warming.ids = len(fitting)
+        warming.line = deque(fitting[begin : begin + PIECE_IDS] for begin in range(0, len(fitting), PIECE_IDS))
+
+    async def _held(self, version: int) -> AsyncIterator[tuple[Ids, np.ndarray[tuple[int], np.dtype[np.uint8]]]]:
+        """The ids that a version has in memory, with their use, a slice of its sets at a time."""
+        first = self._memory.tables.get(version)
+        for begin in range(0, first.table.region.sets if first else 0, LIST_SETS):
+            held = self._memory.tables.get(version)
+            if held is None or first is None or held.table is not first.table:
+                return  # it was given another region: what is listed is good enough
+            yield held.table.held(begin, LIST_SETS)
+            await breathe()
+
+    async def _bring_all(self, warming: Sequence[Warming]) -> None:
+        loop = asyncio.get_running_loop()
+        while busy := [each for each in warming if each.line]:
+            for each in busy:
+                began = loop.time()
+                ids = each.line[0]
+                try:
+                    await self._bring(each.move.after.number, each.move.after.row_bytes, ids)
+                except Overloaded:  # by lookups, which go first
+                    await asyncio.sleep(_OVERLOADED_S)
+                    continue
+                except Exception:
+                    log.exception("version %s is not warmed any further", each.move.after.label)
+                    return
+                each.line.popleft()
+                each.done += len(ids)
+                await asyncio.sleep(max(loop.time() - began, _LEAST_PAUSE_S))
+
+    async def _bring(self, version: int, row_bytes: int, ids: Ids) -> None:
+        """Read the rows of those ids that the arena lacks."""
+        there = self._memory.read(version, ids)
+        missing = ids if there is None else ids[~there[1]]
+        if len(missing):
+            await self._reads.read([Part(version, row_bytes, missing)])
