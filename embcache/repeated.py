@@ -32,6 +32,8 @@ class RepeatedLookup:
         self._segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
         self._segments[0, :COUNT] = view.columns
         self._columns = self._segments.reshape(-1).data  # to set one by one at the least cost
+        self._position = np.empty(1, np.uint64)  # where one goes that nobody asked for
+        self._position_at = address_of(self._position)
         self._make_room(64)
 
     def gives(self, dtype: str) -> bool:
@@ -47,10 +49,11 @@ class RepeatedLookup:
         hot = self.attachment.hot
         return hot is None or count < hot.crossover.rows
 
-    def answer(self, ids: memoryview, position_at: int, rows_at: int, status_at: int) -> bool:
+    def answer(self, ids: memoryview, rows_at: int, status_at: int, position_at: int | None) -> bool:
         """Write rows, statuses and, before, the applied position u64 big-endian to their addresses.
 
-        ids: u8 [8 n], u64 little-endian. False: something is missing or over, and nothing that was written counts.
+        ids: u8 [8 n], u64 little-endian. position_at: None for who has one that is older. False: something is missing
+        or over, and nothing that was written counts.
         """
         size = len(ids)
         if size > len(self._ids):
@@ -60,6 +63,7 @@ class RepeatedLookup:
         columns[COUNT], columns[OUT], columns[STATUS] = size // _ID_BYTES, rows_at, status_at
         if self.attachment.link.closed:
             return False
+        position_at = self._position_at if position_at is None else position_at
         left = self.attachment.probe_now(self._segments, self._generation, position_at)
         if left == 0 and self.attachment.hot is not None and self.attachment.hot.may_offer():
             self.attachment.hot.offer(self.view, np.frombuffer(ids, np.uint64))

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from embcache_client.buffers import BufferPool
 from embcache_client.call import Attempts, Call, Endpoint, Steps, T, next_calls
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, Timeout
-from embcache_client.http1 import Response, ResponseReader
+from embcache_client.http1 import Place, Response, ResponseReader
 from embcache_client.transport import JOINED_BYTES, MAX_IDLE
 
 _UNASKED: Final = 1024  # bytes of room for what nobody asked for
@@ -34,7 +34,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         self._end = ""  # why it is over, once it is
         self.exchanges = 0
 
-    async def exchange(self, head: bytes, body: bytes, place: memoryview | None = None) -> Response:
+    async def exchange(self, head: bytes, body: bytes, place: Place | None = None) -> Response:
         """Send a request and receive its answer. Raises ConnectionLost or ProtocolError."""
         if self._transport is None or self._end:
             raise self._lost(self._end)

@@ -30,7 +30,7 @@ from embcache_client.errors import (
     RateLimited,
     ServiceError,
 )
-from embcache_client.http1 import RequestHeads, Response
+from embcache_client.http1 import Place, RequestHeads, Response
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ JSON_TYPE: Final = "application/json"
 class Call(Generic[T]):
     """A request, and how its answer is read. `target` is quoted already.
 
-    place: where the last bytes of the answer's body go, as many as it has; see ResponseReader.start.
+    place: where a piece of the answer's body goes; see ResponseReader.start.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Call(Generic[T]):
     idempotent: bool = True
     once: bool = False  # not to be tried again at all
     least_timeout_s: float = 0.0  # where it may take longer than the client's timeout
-    place: memoryview | None = None
+    place: Place | None = None
 
     def result(self, response: Response) -> T:
         """What the call returns; raises ServiceError for an error, ProtocolError for what is no answer at all."""
@@ -145,9 +145,10 @@ class Attempts:
     def _is_safe_after(self, error: ClientError) -> bool:
         if isinstance(error, ConnectFailed | RateLimited | Overloaded | NotReady):
             return True
-        if isinstance(error, ConnectionLost):
-            return self._call.idempotent and not error.answer_began
-        return isinstance(error, ServiceError) and error.http_status in (429, 503) and self._call.idempotent
+        again = isinstance(error, ConnectionLost) or (
+            isinstance(error, ServiceError) and error.http_status in (429, 503)
+        )
+        return again and self._call.idempotent
 
     def _pause(self, error: ClientError) -> float:
         if self._made == 1 and isinstance(error, ConnectionLost) and error.was_kept:

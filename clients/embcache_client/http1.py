@@ -24,10 +24,18 @@ MAX_HEAD: Final = 16 << 10  # bytes of an answer's head; also how much is read a
 
 
 @dataclass(slots=True)
+class Place:
+    """Where a piece of an answer's body goes: as many bytes as `room` has, those that `behind` bytes follow."""
+
+    room: memoryview
+    behind: int
+
+
+@dataclass(slots=True)
 class Response:
     """A whole answer. `headers` has lower-case names; `body` is bytes if it came with its head, or uint8, pooled.
 
-    placed: whether the last bytes of the body are not in `body`, but where the call wanted them.
+    placed: whether a piece of the body is not in `body`, but at the Place where the call wanted it.
     """
 
     status: int
@@ -88,14 +96,15 @@ class ResponseReader:
         self._parser: Any = None  # holds this reader, which is why it is let go as soon as it has done its work
         self.start()
 
-    def start(self, place: memoryview | None = None) -> None:
+    def start(self, place: Place | None = None) -> None:
         """Forget the last answer and wait for the next.
 
-        place: where the last bytes of its body go, as many as it has room for, if it is a 200 of known length with more
-        than that in its body, and no more than MAX_APART besides.
+        place: where a piece of its body goes, if it is a 200 of known length with something before that piece, and no
+        more than MAX_APART besides.
         """
         self._place = place
         self._placed = False
+        self._pieces_left: list[memoryview] = []  # of a body of known length, the next one last
         self._phase = _Phase.HEAD
         self._filled = 0  # bytes in the scratch buffer, or in the body
         self._body: bytes | NDArray[np.uint8] = b""
@@ -128,7 +137,7 @@ class ResponseReader:
         if self._phase is _Phase.SIZED:
             self._filled += count
             if self._filled == len(self._body_view):
-                self._end_piece()
+                self._begin_piece()
         elif self._phase is _Phase.PARSED:
             self._parse_body(self._scratch_view[:count])
         elif self._phase is _Phase.HEAD:
@@ -147,7 +156,7 @@ class ResponseReader:
     def response(self) -> Response:
         """The answer, once `done`."""
         body, self._body, self._body_view = self._body, b"", self._scratch_view
-        self._place = None
+        self._pieces_left = []
         return Response(self._head.status, self._head.headers, self._head.media_type, body, self._placed)
 
     def _seek_head(self, searched: int) -> None:
@@ -192,24 +201,32 @@ class ResponseReader:
             self._phase = _Phase.DONE
             return
         place = self._place
-        self._placed = place is not None and self._head.status == 200 and 0 < size - len(place) <= MAX_APART
-        body = self._buffers.take(size - len(place) if self._placed and place is not None else size)
-        self._body, self._body_view = body, body.data
-        self._phase = _Phase.SIZED
-        first = min(len(rest), len(self._body_view))
-        self._body_view[:first] = rest[:first]
-        self._filled = first
-        if first == len(self._body_view):
-            self._end_piece()
-            self._body_view[: len(rest) - first] = rest[first:]
-            self._filled = len(rest) - first
-
-    def _end_piece(self) -> None:
-        """The body is whole, but for what goes to its place."""
-        if self._placed and self._place is not None:
-            self._body_view, self._place, self._filled = self._place, None, 0
+        before = 0 if place is None else size - len(place.room) - place.behind
+        if place is not None and self._head.status == 200 and 0 < before <= MAX_APART - place.behind:
+            self._placed = True
+            self._body = body = self._buffers.take(before + place.behind)
+            self._pieces_left = [body.data[before:], place.room, body.data[:before]]
         else:
-            self._phase = _Phase.DONE
+            self._body = body = self._buffers.take(size)
+            self._pieces_left = [body.data]
+        self._phase = _Phase.SIZED
+        self._begin_piece()
+        while len(rest):
+            count = min(len(rest), len(self._body_view))
+            self._body_view[:count] = rest[:count]
+            rest = rest[count:]
+            self._filled = count
+            if count == len(self._body_view):
+                self._begin_piece()
+
+    def _begin_piece(self) -> None:
+        """The next piece of the body is wanted, if there is one."""
+        self._filled = 0
+        while self._pieces_left:
+            self._body_view = self._pieces_left.pop()
+            if len(self._body_view):
+                return
+        self._phase = _Phase.DONE
 
     def _begin_parsed(self, rest: memoryview) -> None:
         self._head.raw = b""  # to be parsed anew: the parser has to see the body behind it

@@ -1,9 +1,10 @@
 """Large lookups of one table in parts, over several connections at once. Does no I/O: see call.Steps.
 
-The rows of all parts are received into one buffer, each part's to its place: an answer of embcache ends with its rows,
-so its last bytes go there and the rest, which tells what they are, goes elsewhere (ResponseReader.start). What the
-parts tell of table, version and history must be the same, and the position told is the smallest: so the result is one
-that a single lookup could have had. Whatever does not fit, or fails, is asked for again as a whole, in one call.
+The rows of all parts are received into one buffer, each part's to its place: an answer of embcache ends with its rows
+and their statuses, so it is known which bytes go there; the others, which tell what they are, go elsewhere (http1's
+Place). What the parts tell of table, version and history must be the same, and the position told is the smallest: so
+the result is one that a single lookup could have had. Whatever does not fit, or fails, is asked for again as a whole,
+in one call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from embcache_client import rowtypes, wire
 from embcache_client.buffers import BufferPool
 from embcache_client.call import Call, Steps
 from embcache_client.errors import ClientError, ProtocolError, Timeout
-from embcache_client.http1 import Response
+from embcache_client.http1 import Place, Response
 from embcache_client.lookup import MEDIA_TYPES, TARGET, body_of, call_of
 from embcache_client.results import LookupResult, TableRows
 from embcache_client.wire import Query
@@ -27,8 +28,10 @@ from embcache_client.wire import Query
 LEAST_PART: Final = 4096  # ids; a smaller part is not worth a request of its own
 MAX_CONNECTIONS: Final = 64
 _MAX_WIDTHS: Final = 1024
-_ROWS: Final = b"rows\xc6"  # the last key, and a bin whose length takes four bytes
-_NO_BYTES: Final = bytes(4)
+# The last keys, each of a bin whose length takes four bytes.
+_ROWS: Final = b"rows\xc6"
+_STATUS: Final = b"\xa6status\xc6"
+_LENGTH_BYTES: Final = 4
 
 
 class PartAnswer(NamedTuple):
@@ -83,8 +86,8 @@ class Parts:
         calls = []
         for first, past in pairwise(bounds):
             part = Query(query.table, query.ids[first:past], version=query.version)
-            place = room.data[first * width : past * width]
-            calls.append(_part_call(part, dtype, conditions, place, dim))
+            rows = room.data[first * width : past * width]
+            calls.append(_part_call(part, dtype, conditions, rows, dim))
         try:
             answers: list[PartAnswer] = yield calls
         except Timeout:
@@ -94,28 +97,36 @@ class Parts:
         return _joined(answers, dtype, room.view(element).reshape(total, dim))
 
 
-def _part_call(query: Query, dtype: str, conditions: dict[str, Any], place: memoryview, dim: int) -> Call[PartAnswer]:
+def _part_call(query: Query, dtype: str, conditions: dict[str, Any], rows: memoryview, dim: int) -> Call[PartAnswer]:
     def read(response: Response) -> PartAnswer:
         if not response.placed or response.media_type not in MEDIA_TYPES:
             raise ProtocolError("the answer to a part of a lookup is not one whose rows could be placed")
-        return read_part(bytes(response.body), len(place), (query.table, dtype, query.id_count, dim))
+        return read_part(bytes(response.body), len(rows), (query.table, dtype, query.id_count, dim))
 
-    return Call("POST", TARGET, read, body_of([query], dtype, **conditions), wire.MEDIA_TYPE, place=place)
+    body = body_of([query], dtype, **conditions)
+    return Call("POST", TARGET, read, body, wire.MEDIA_TYPE, place=Place(rows, bytes_behind(query.id_count)))
 
 
-def read_part(head: bytes, rows_bytes: int, asked: tuple[str, str, int, int]) -> PartAnswer:
-    """What stands before the rows, with which an answer ends. asked: table, dtype, rows, elements of a row.
+def bytes_behind(count: int) -> int:
+    """How many bytes follow the rows of so many ids in an answer: their statuses."""
+    return len(_STATUS) + _LENGTH_BYTES + count
 
-    Raises ProtocolError where the rows are not all that follows, or where it is not what was asked for.
+
+def read_part(around: bytes, rows_bytes: int, asked: tuple[str, str, int, int]) -> PartAnswer:
+    """What stands around the rows. asked: table, dtype, rows, elements of a row.
+
+    Raises ProtocolError where it is not laid out so, or where it is not what was asked for.
     """
-    if head[-9:-4] != _ROWS or int.from_bytes(head[-4:], "big") != rows_bytes:
-        raise ProtocolError("the answer does not end with its rows")
-    reply = wire.decode_map(head[:-4] + _NO_BYTES)  # the same with rows of no bytes
+    table, dtype, count, dim = asked
+    rows_at = len(around) - bytes_behind(count)
+    before, behind = around[: max(rows_at, 0)], around[max(rows_at, 0) :]
+    if not (before.endswith(_ROWS + rows_bytes.to_bytes(_LENGTH_BYTES, "big")) and behind.startswith(_STATUS)):
+        raise ProtocolError("the answer does not end with its rows and their statuses")
+    reply = wire.decode_map(before[:-_LENGTH_BYTES] + bytes(_LENGTH_BYTES) + behind)  # the same with rows of no bytes
     results, position, history = reply.get("results"), reply.get("position"), reply.get("history")
     entry = results[0] if type(results) is list and len(results) == 1 else None
     if type(entry) is not dict or type(position) is not int or type(history) is not str:
         raise ProtocolError("the answer to a part of a lookup has not one result, a position and a history")
-    table, dtype, count, dim = asked
     answered = (entry.get("table"), entry.get("dtype"), entry.get("shape"))
     if answered != (table, dtype, [count, dim]) or entry.get("rows") != b"" or type(entry.get("version")) is not str:
         raise ProtocolError(f"asked for (table, dtype, rows, dim) {asked}, answered with {answered}")

@@ -20,7 +20,7 @@ from embcache_client.address import Address
 from embcache_client.buffers import BufferPool
 from embcache_client.call import Attempts, Call, Endpoint, Steps, T, next_calls
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, Timeout
-from embcache_client.http1 import Response, ResponseReader
+from embcache_client.http1 import Place, Response, ResponseReader
 
 MAX_IDLE: Final = 64  # connections kept for later
 JOINED_BYTES: Final = 64 << 10  # a request body up to this size is copied behind its head, to leave in one piece
@@ -41,12 +41,12 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
 
-    def exchange(self, head: bytes, body: bytes, deadline: float, place: memoryview | None = None) -> Response:
+    def exchange(self, head: bytes, body: bytes, deadline: float, place: Place | None = None) -> Response:
         """Send a request and receive its answer. Raises ConnectionLost, Timeout or ProtocolError."""
         self.ask(head, body, deadline, place)
         return self.answer(deadline)
 
-    def ask(self, head: bytes, body: bytes, deadline: float, place: memoryview | None) -> None:
+    def ask(self, head: bytes, body: bytes, deadline: float, place: Place | None) -> None:
         """The first half of exchange(): send the request."""
         self._reader.start(place)
         try:

@@ -33,15 +33,29 @@ _MORE = (b"\ntransfer-encoding", b"\nexpect", b"\nupgrade", b"\nconnection")
 _MOST_DIGITS = 12
 
 
+class Rest(Protocol):
+    """What follows a body whose first part is on its way."""
+
+    def now(self) -> memoryview | None:
+        """The bytes, if they are there without waiting; None: call `later`."""
+        ...
+
+    async def later(self) -> memoryview | None:
+        """The bytes; None if they cannot be had: then the connection ends in the middle of the answer."""
+        ...
+
+
 class Answer(NamedTuple):
     """A 200: the lines of its head that tell of the body, the body, and whom to tell that the body was let go of.
 
     `release` is called once: with True when no byte of the body is read any more, with False if that is not known.
+    rest: what more there is of the body; `release` is for all of it.
     """
 
     lines: bytes
     body: bytes | memoryview
     release: Callable[[bool], None] | None = None
+    rest: Rest | None = None
 
 
 class AnswersNow(Protocol):
@@ -195,17 +209,46 @@ class Connection(HttpToolsProtocol):
             return False
         self._held = None
         self._answered = cycle
-        cycle.response_started = cycle.response_complete = True
-        self._send(answer)
+        cycle.response_started = True
+        self._send(answer, cycle)
         return True
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer, cycle: RequestResponseCycle) -> None:
         self.corked.send_together(self._opening() + answer.lines + b"\r\n", answer.body)
+        rest = b"" if answer.rest is None else answer.rest.now()
+        if rest is not None:
+            self._end(answer, cycle, rest)
+            return
+        cycle.response_complete = False  # so what the client sends meanwhile waits its turn
+        task = self.loop.create_task(self._send_rest(answer, cycle))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _send_rest(self, answer: Answer, cycle: RequestResponseCycle) -> None:
+        rest = None
+        try:
+            assert answer.rest is not None
+            rest = await answer.rest.later()
+        finally:
+            if rest is not None and not self.transport.is_closing():
+                self._end(answer, cycle, rest)
+            else:
+                self.transport.abort()
+                if answer.release is not None:
+                    answer.release(False)
+
+    def _end(self, answer: Answer, cycle: RequestResponseCycle, rest: bytes | memoryview) -> None:
+        """Send the last of an answer."""
+        if rest and not self.transport.is_closing():
+            self.corked.write(rest)
+        cycle.response_complete = True
         if answer.release is not None:
             self._unreleased.append(answer.release)
             if self.has_let_go():
                 self._release(True)
         self.on_response_complete()
+        if not cycle.keep_alive:  # the server is being shut down
+            self.transport.close()
 
     def _know_head(self, data: bytes, cycle: RequestResponseCycle) -> None:
         """Note the head of a request that was all there was in `data`, whole."""
@@ -225,7 +268,7 @@ class Connection(HttpToolsProtocol):
         if answer is None:
             return False
         self._idle = None
-        self._send(answer)
+        self._send(answer, self.cycle)
         return True
 
     def _release(self, free: bool) -> None:

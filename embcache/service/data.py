@@ -1,7 +1,8 @@
 """POST /v1/lookup: a plain ASGI function, dispatched before FastAPI's stack, which would cost a quarter of the time.
 
 The order matters. Before the body is read: method, token, media type, announced size. Before the head of the reply goes
-out: everything that may fail. The reply's buffer is used again only once the transport has let go of it.
+out: everything that may fail, but for the second half of a large reply (second_half.py). The reply's buffer is used
+again only once the transport has let go of it.
 What the arena holds is answered without waiting for anything; only what it lacks is awaited.
 """
 
@@ -33,6 +34,7 @@ from embcache.service.reader import Reader
 from embcache.service.repeats import Repeats
 from embcache.service.replies import Skeleton, lay_out
 from embcache.service.requests import LookupRequest, parse_lookup
+from embcache.service.second_half import SecondHalf
 from embcache.service.sending import Reply, head_lines, send_failure, send_reply
 
 PATH = "/v1/lookup"
@@ -128,13 +130,16 @@ class LookupEndpoint:
             return None
         if answered is None:
             return None
+        if answered.done < answered.count:
+            rest = SecondHalf(answered, self._reader, self._counters, arrived, self._server.deadline_ms / 1000)
+            return self._answer(answered.reply, answered.end, rest)
         self._counters.answered(answered.table, answered.status)
         self._counters.looked_up(time.monotonic() - arrived)
         return self._answer(answered.reply)
 
-    def _answer(self, reply: Reply) -> Answer:
+    def _answer(self, reply: Reply, end: int | None = None, rest: SecondHalf | None = None) -> Answer:
         release = None if reply.buffer is None else partial(self.pool.settle, reply.buffer)
-        return Answer(head_lines(len(reply.body)), reply.body, release)
+        return Answer(head_lines(len(reply.body)), reply.body[:end], release, rest)
 
     def _admit(self, scope: Scope) -> dict[bytes, bytes]:
         """The headers of a request that may be made."""

@@ -1,8 +1,9 @@
 """Requests that are like one before, byte for byte but for their ids: what most clients send all day.
 
 Such a body is the one before with other ids in it. So what that one was found to ask for, it asks for, too, and neither
-is parsed nor prepared again; where the arena has all its rows, one call of a kernel answers it. Whatever is not so, or
-not so any more, goes the usual way, which is also where likeness is noticed.
+is parsed nor prepared again; where the arena has all its rows, one call of a kernel answers it; two a large one, whose
+first half leaves in between. Whatever is not so, or not so any more, goes the usual way, which is also where likeness
+is noticed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from embcache.cache import EmbeddingCache
 from embcache.host.memory import address_of
-from embcache.places import Part
+from embcache.lookup import Query
+from embcache.places import Part, Place
 from embcache.repeated import RepeatedLookup
 from embcache.service.buffers import Buffer
 from embcache.service.replies import POSITION_AT, Skeleton
@@ -26,6 +28,7 @@ from embcache.service.sending import Reply
 KINDS = 16  # of requests that are known at a time
 _SEEN = 256  # likenesses seen once; a second time one is worth knowing
 _LAYOUTS = 256  # of replies, by their number of ids
+HALVED_FROM = 512 << 10  # bytes of a reply
 _ID_BYTES = 8
 _BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # msgpack's bytes: how many bytes tell the size
 
@@ -83,10 +86,11 @@ class _Layout(NamedTuple):
 class _Kind:
     """One kind of request."""
 
-    def __init__(self, likeness: Likeness, lookup: RepeatedLookup, dtype: str) -> None:
+    def __init__(self, likeness: Likeness, lookup: RepeatedLookup, request: LookupRequest) -> None:
         self.likeness = likeness
         self.lookup = lookup
-        self._dtype = dtype
+        self.dtype = request.dtype
+        self.deadline_ms = request.deadline_ms
         self._layouts: dict[int, _Layout] = {}
 
     def layout(self, count: int) -> _Layout:
@@ -97,18 +101,59 @@ class _Kind:
                 self._layouts.clear()
             spec, label = self.lookup.view.spec, self.lookup.view.label
             part = Part(spec.name, label, (count, spec.dim), count * spec.row_bytes, 0, count)
-            skeleton = Skeleton(0, self.lookup.history, self._dtype, [part])
+            skeleton = Skeleton(0, self.lookup.history, self.dtype, [part])
             place = skeleton.places[0]
             layout = self._layouts[count] = _Layout(skeleton.size, skeleton, place.rows, place.status)
         return layout
 
 
-class Answered(NamedTuple):
-    """A reply to a request of a known kind, and what was asked: of which table, with which statuses."""
+class Answered:
+    """A reply to a request of a known kind, of which the first `done` ids are answered.
 
-    reply: Reply
-    table: str
-    status: bytes
+    Invariant: what is before `end` may be on its way to the client, and is not written again.
+    """
+
+    __slots__ = ("_at", "_ids", "_layout", "done", "kind", "reply")
+
+    def __init__(self, kind: _Kind, ids: memoryview, reply: Reply, at: int, layout: _Layout) -> None:
+        """ids: u8 [8 n]. at: the address of the reply's body, which is laid out already."""
+        self.kind, self.reply, self.done = kind, reply, 0
+        self._ids, self._at, self._layout = ids, at, layout
+
+    @property
+    def table(self) -> str:
+        return self.kind.lookup.view.spec.name
+
+    @property
+    def count(self) -> int:
+        return len(self._ids) // _ID_BYTES
+
+    @property
+    def end(self) -> int:
+        if self.done == self.count:
+            return self._layout.size
+        return self._layout.rows + self.done * self.kind.lookup.view.spec.row_bytes
+
+    @property
+    def status(self) -> bytes:
+        """Of all ids, once all are answered."""
+        return bytes(self.reply.body[self._layout.status : self._layout.status + self.count])
+
+    def go_on(self, past: int) -> bool:
+        """Answer up to the id `past`; False if the arena lacks one of them, and then nothing more is answered."""
+        ids = self._ids[_ID_BYTES * self.done : _ID_BYTES * past]
+        rows, status = self._at + self.end, self._at + self._layout.status + self.done
+        if not self.kind.lookup.answer(ids, rows, status, self._at + POSITION_AT if self.done == 0 else None):
+            return False
+        self.done = past
+        return True
+
+    def left(self) -> tuple[Query, Place]:
+        """What asks for the other ids of the same version, and where in the body their rows and statuses go."""
+        view = self.kind.lookup.view
+        assert self.done < self.count
+        ids = np.frombuffer(self._ids, np.uint64, offset=_ID_BYTES * self.done).copy()
+        return Query(view.spec.name, ids, view.label), Place(self.end, 0, 0, self._layout.status + self.done)
 
 
 class Repeats:
@@ -128,7 +173,10 @@ class Repeats:
         self._seen: OrderedDict[Likeness, None] = OrderedDict()
 
     def answer(self, cache: EmbeddingCache, body: bytes) -> Answered | None:
-        """The reply, if the body is of a known kind and the arena has all its rows; None, and nothing was done."""
+        """The reply, if the body is of a known kind and the arena has all its rows; None, and nothing was done.
+
+        Of a large reply it is the first half, for which that holds.
+        """
         for place, kind in enumerate(self._kinds):
             ids = kind.likeness.ids_in(body)
             if ids is not None:
@@ -150,7 +198,7 @@ class Repeats:
             return
         lookup = RepeatedLookup(cache.attachment, request.queries[0].table, request.queries[0].version)
         if lookup.gives(request.dtype) and likeness.holds(request, self._max_ids, cache.feature_of):
-            self._kinds.insert(0, _Kind(likeness, lookup, request.dtype))
+            self._kinds.insert(0, _Kind(likeness, lookup, request))
             del self._kinds[KINDS:]
 
     def _answer(self, kind: _Kind, ids: memoryview) -> Answered | None:
@@ -160,13 +208,12 @@ class Repeats:
         layout = kind.layout(count)
         array, buffer = self._room(layout.size)
         reply = Reply(array.data, buffer)
-        at = address_of(array)
         layout.skeleton.write(reply.body)
-        if not kind.lookup.answer(ids, at + POSITION_AT, at + layout.rows, at + layout.status):
+        answered = Answered(kind, ids, reply, address_of(array), layout)
+        if not answered.go_on(count if layout.size < HALVED_FROM else (count + 1) // 2):
             self._give_back(reply)
             return None
-        status = bytes(reply.body[layout.status : layout.status + count])
-        return Answered(reply, kind.lookup.view.spec.name, status)
+        return answered
 
 
 def _is_plain(request: LookupRequest) -> bool:

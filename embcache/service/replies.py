@@ -4,9 +4,10 @@ Rows are written once, by the lookup itself, straight into the buffer that leave
 them is laid out first, each array at a known offset:
 
     83 "position" u64 "history" str "results" array of
-        87 "table" "version" "dtype" "shape" "status" [u8 n] "pad" [zeros] "rows" [rows]
-        89 "table" "version" "dtype" "shape" "status" [u8 n] "pad" [zeros] "bias" [f32] "scale" [f32] "rows" [codes]
+        87 "table" "version" "dtype" "shape" "pad" [zeros] "rows" [rows] "status" [u8 n]
+        89 "table" "version" "dtype" "shape" "pad" [zeros] "bias" [f32] "scale" [f32] "rows" [codes] "status" [u8 n]
 
+Statuses stand behind the rows: so rows can be on their way while others are still looked for.
 `pad` brings `rows` to a multiple of 64 from the start of the body, so that a reader who receives the body at such an
 address uses them where they lie. For that, too, q8's keys `scale` and `rows` are packed as str 8 and str 16: with their
 headers they take 12 bytes, and so the float32 arrays before them stay aligned.
@@ -27,7 +28,7 @@ POSITION_AT = 11  # where a reply's position stands, u64 big-endian
 
 _POSITION = Struct(">11sQ")
 _RESULTS = Struct(">9sH")
-_SHAPE_AND_STATUS = Struct(">BIBI8sI")
+_SHAPE = Struct(">BIBI")
 _BIN_6 = Struct(">6sI")
 _BIN_8 = Struct(">8sI")
 _PADS = [b"\xa3pad\xc4" + bytes([size]) + bytes(size) for size in range(ALIGNMENT)]
@@ -48,10 +49,8 @@ class Skeleton:
         for part in parts:
             rows, dim = part.shape
             lead += _names(part.table, part.version, dtype)
-            lead += _SHAPE_AND_STATUS.pack(0xCE, rows, 0xCE, dim, b"\xa6status\xc6", part.status_bytes)
-            status = self._put(lead, part.status_bytes)
-            place = self._place_q8(part, status) if dtype == "q8" else self._place(part, status)
-            self.places.append(place)
+            lead += _SHAPE.pack(0xCE, rows, 0xCE, dim)
+            self.places.append(self._place_q8(part, lead) if dtype == "q8" else self._place(part, lead))
             lead = b""
 
     def write(self, body: memoryview) -> None:
@@ -66,19 +65,22 @@ class Skeleton:
         self.size = at + array_bytes
         return at
 
-    def _place(self, part: Part, status: int) -> Place:
-        pad = _PADS[-(self.size + _PAD_HEADER + _ROWS_HEADER) % ALIGNMENT]
-        rows = self._put(pad + _BIN_6.pack(b"\xa4rows\xc6", part.rows_bytes), part.rows_bytes)
-        return Place(rows, 0, 0, status)
+    def _place(self, part: Part, lead: bytes) -> Place:
+        pad = _PADS[-(self.size + len(lead) + _PAD_HEADER + _ROWS_HEADER) % ALIGNMENT]
+        rows = self._put(lead + pad + _BIN_6.pack(b"\xa4rows\xc6", part.rows_bytes), part.rows_bytes)
+        return Place(rows, 0, 0, self._put_status(part))
 
-    def _place_q8(self, part: Part, status: int) -> Place:
+    def _place_q8(self, part: Part, lead: bytes) -> Place:
         each = part.scale_bytes  # of the scales, and as much of the biases
         before = _PAD_HEADER + _ROWS_HEADER + each + _Q8_HEADER + each + _Q8_HEADER
-        pad = _PADS[-(self.size + before) % ALIGNMENT]
-        bias = self._put(pad + _BIN_6.pack(b"\xa4bias\xc6", each), each)
+        pad = _PADS[-(self.size + len(lead) + before) % ALIGNMENT]
+        bias = self._put(lead + pad + _BIN_6.pack(b"\xa4bias\xc6", each), each)
         scale = self._put(_BIN_8.pack(b"\xd9\x05scale\xc6", each), each)
         rows = self._put(_BIN_8.pack(b"\xda\x00\x04rows\xc6", part.rows_bytes), part.rows_bytes)
-        return Place(rows, scale, bias, status)
+        return Place(rows, scale, bias, self._put_status(part))
+
+    def _put_status(self, part: Part) -> int:
+        return self._put(_BIN_8.pack(b"\xa6status\xc6", part.status_bytes), part.status_bytes)
 
 
 @lru_cache(maxsize=64)

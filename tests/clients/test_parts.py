@@ -13,7 +13,7 @@ import pytest
 
 from embcache_client import Client, errors
 from embcache_client.buffers import BufferPool
-from embcache_client.http1 import Response, ResponseReader
+from embcache_client.http1 import Place, Response, ResponseReader
 from embcache_client.parts import LEAST_PART, read_part
 from tests.clients.conftest import Connect
 from tests.clients.service import DIM, Service, answer_query, row_of, served
@@ -22,7 +22,7 @@ COUNT = 3 * LEAST_PART + 7
 
 
 class Laid(Service):
-    """Lays replies out as embcache does, rows last and their length in four bytes, and answers as it is told."""
+    """Lays replies out as embcache does, rows and statuses last, lengths in four bytes, and answers as it is told."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,12 +47,14 @@ class Laid(Service):
         reply = {"position": 100, "history": "h", "results": results}
         self.change(ids, reply)
         last = results[-1]
-        rows = last.pop("rows")
+        rows, status = last.pop("rows"), last.pop("status")
         if self.dim != DIM:
             rows, last["shape"][1] = bytes(ids * self.dim * 4), self.dim
-        last["rows"] = b""
-        packed = msgpack.packb(reply)
-        return b"application/msgpack", packed[:-2] + b"\xc6" + len(rows).to_bytes(4, "big") + rows
+        last |= {"rows": None, "status": None}
+        packed = msgpack.packb(reply).removesuffix(b"\xa4rows\xc0\xa6status\xc0")
+        for key, array in ((b"\xa4rows", rows), (b"\xa6status", status)):
+            packed += key + b"\xc6" + len(array).to_bytes(4, "big") + array
+        return b"application/msgpack", packed
 
 
 @pytest.fixture
@@ -244,23 +246,31 @@ def test_settings_that_can_never_be_right(connections: int) -> None:
         Client("http://127.0.0.1:1", connections=connections)
 
 
-def test_only_what_ends_with_rows_of_that_length_is_read() -> None:
-    entry = {"table": "item", "version": "1", "dtype": "f32", "shape": [2, DIM], "status": b"\x02\x00", "rows": b""}
+def test_only_what_ends_with_rows_of_that_length_and_statuses_is_read() -> None:
+    entry = {"table": "item", "version": "1", "dtype": "f32", "shape": [2, DIM], "rows": b""}
     packed = msgpack.packb({"position": 7, "history": "h", "results": [entry]})[:-2] + b"\xc6"
-    asked = ("item", "f32", 2, DIM)
-    answer = read_part(packed + bytes([0, 0, 0, 32]), 32, asked)
+    packed = packed.replace(b"\x85\xa5table", b"\x86\xa5table")  # with statuses to come
+    asked, statuses = ("item", "f32", 2, DIM), b"\xa6status\xc6\0\0\0\x02\x02\x00"
+    answer = read_part(packed + bytes([0, 0, 0, 32]) + statuses, 32, asked)
     assert (answer.position, answer.history, answer.version) == (7, "h", "1")
     assert answer.status.tolist() == [2, 0]
-    wrong = [packed + bytes([0, 0, 0, 31]), packed[:-6] + b"\xa4owsr\xc6" + bytes([0, 0, 0, 32]), b"", packed]
-    for head in wrong:
+    wrong = [
+        packed + bytes([0, 0, 0, 31]) + statuses,
+        packed[:-6] + b"\xa4owsr\xc6" + bytes([0, 0, 0, 32]) + statuses,
+        packed + bytes([0, 0, 0, 32]) + statuses.replace(b"status", b"states"),
+        packed + bytes([0, 0, 0, 32]),
+        packed,
+        b"",
+    ]
+    for around in wrong:
         with pytest.raises(errors.ProtocolError, match="does not end with its rows"):
-            read_part(head, 32, asked)
+            read_part(around, 32, asked)
 
 
 # --- the reader's part -----------------------------------------------------------------------------------------------
 
 
-def read_in_pieces(stream: bytes, place: memoryview, seed: int) -> Response:
+def read_in_pieces(stream: bytes, place: Place, seed: int) -> Response:
     rng, reader = np.random.default_rng(seed), ResponseReader(BufferPool(), 1 << 30)
     reader.start(place)
     while not reader.done:
@@ -275,17 +285,19 @@ def read_in_pieces(stream: bytes, place: memoryview, seed: int) -> Response:
 
 @pytest.mark.parametrize("size", [10, 5000, 100_000])
 @pytest.mark.parametrize("apart", [0, 1, 200, 20_000])
+@pytest.mark.parametrize("behind", [0, 1, 20_000])
 @pytest.mark.parametrize("status", [200, 404])
-def test_the_last_bytes_go_to_their_place(size: int, apart: int, status: int) -> None:
-    body = np.random.default_rng(size).integers(0, 256, size + apart).astype(np.uint8).tobytes()
+def test_a_piece_goes_to_its_place(size: int, apart: int, behind: int, status: int) -> None:
+    body = np.random.default_rng(size).integers(0, 256, apart + size + behind).astype(np.uint8).tobytes()
     stream = b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
     for seed in range(8):
-        place = bytearray(size)
-        response = read_in_pieces(stream, memoryview(place), seed)
+        room = bytearray(size)
+        response = read_in_pieces(stream, Place(memoryview(room), behind), seed)
         if response.placed:
-            assert bytes(response.body) + bytes(place) == body
-            assert len(response.body) == apart > 0
-            assert status == 200
+            around = bytes(response.body)
+            assert around[:apart] + bytes(room) + around[apart:] == body
+            assert len(around) == apart + behind
+            assert (apart > 0, status) == (True, 200)
         else:
             assert bytes(response.body) == body
-            assert not any(place)
+            assert not any(room)

@@ -72,10 +72,13 @@ def test_a_strange_retry_after_is_passed_over(strange: object) -> None:
 
 NOTHING_SENT: list[ClientError] = [errors.ConnectFailed()]
 REFUSED: list[ClientError] = [refused(429, "rate_limited"), refused(503, "overloaded"), refused(503, "not_ready")]
-UNHEARD: list[ClientError] = [ConnectionLost(""), ConnectionLost("", was_kept=True)]
+UNHEARD: list[ClientError] = [
+    ConnectionLost(""),
+    ConnectionLost("", was_kept=True),
+    ConnectionLost("", answer_began=True),
+]
 FROM_A_PROXY: list[ClientError] = [refused(503, "unknown"), refused(429, "unknown")]
 FINAL: list[ClientError] = [
-    ConnectionLost("", answer_began=True),
     errors.Timeout(),
     errors.ProtocolError(),
     refused(500, "internal"),

@@ -25,8 +25,8 @@ from tests.service.wires import Server, serving
 
 MOST = 64 << 10  # bytes beside the pooled buffers
 PAGE = 4096
-DIM = 512
-COUNT = 1000  # ids: 8 KB of request, 2 MB of reply
+DIM = 1024
+COUNT = 500  # ids: 4 KB of request, of which both sides have some copies at a time, and 2 MB of reply
 IDS = np.arange(2000, dtype=np.uint64)
 TABLE = f"""
 [[table]]
