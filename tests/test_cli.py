@@ -548,3 +548,83 @@ def test_operations_names_every_metric(service: Service) -> None:
         there = set(re.findall(r"^# TYPE (\S+)", answer.read().decode(), re.MULTILINE))
     said = (Path(__file__).parent.parent / "docs/operations.md").read_text()
     assert there == set(re.findall(r"`(embcache_[a-z_]+)`", said))
+
+
+def test_versions_are_staged_filled_switched_and_dropped(
+    run: Run, running: list[object], tmp_path: Path, rows: np.ndarray[Any, Any]
+) -> None:
+    np.save(tmp_path / "one.npy", rows)
+    np.save(tmp_path / "two.npy", rows + 1)
+
+    def first(version: str) -> str:
+        """What row 0 begins with, once `versions` says that this one is live."""
+        listed = [line.split() for line in run("versions", "versed", *running).out.splitlines()[1:]]
+        assert [line[0] for line in listed if line[1] == "live"] == [version]
+        return run("lookup", "versed", 0, *running).out.splitlines()[1].split()[2]
+
+    assert run("import", "versed", tmp_path / "one.npy", *running).code == 0
+    told = run("import", "versed", tmp_path / "two.npy", "--version", "two", "--no-switch", *running)
+    assert "imported into version two" in told.out
+    assert first("1") == f"{rows[0, 0]:.6g}"
+    told = run("switch", "versed=two", *running)
+    assert told.out.startswith("versed: two is live")
+    assert first("two") == f"{rows[0, 0] + 1:.6g}"
+    assert run("switch", "versed=two", *running).out == "versed: two is live already\n"
+    assert run("switch", "versed=1", "--warm", 0, "--no-follow", *running).out == "versed: 1 is live\n"
+    assert first("1") == f"{rows[0, 0]:.6g}"
+    staged = run("stage", "versed", "half", "--dtype", "f16", "--default", '{"uniform": 0.5}', "--follow", *running)
+    assert staged.out == "versed: half is staged, and follows\n"
+    told = run("import", "versed", tmp_path / "two.npy", "--version", "half", *running)
+    assert told.out.splitlines()[1].startswith("versed: half is live")
+    listed = run("versions", "versed", *running).out.splitlines()
+    assert [line.split()[:5] for line in listed] == [
+        ["version", "state", "follows", "dtype", "rows"],
+        ["half", "live", "yes", "f16", "500"],
+        ["two", "retired", "no", "f32", "500"],
+        ["1", "retired", "no", "f32", "500"],
+    ]
+    told = run(
+        "import", "versed", tmp_path / "one.npy", "--version", "brief", "--dtype", "bf16", "--no-switch", *running
+    )
+    assert told.code == 0
+    assert ["brief", "staged", "no", "bf16"] in [
+        line.split()[:4] for line in run("versions", "versed", *running).out.splitlines()
+    ]
+    for version in ("two", "1", "brief"):
+        assert (
+            run("drop-version", "versed", version, "--yes", *running).out == f"versed: version {version} is dropped\n"
+        )
+    assert run("drop", "versed", "--yes", *running).code == 0
+
+
+def test_versions_of_a_stopped_service(run: Run, stopped: list[object], rows: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", rows)
+    for version in ("one", "two"):
+        assert run("import", "still", tmp_path / "one.npy", "--version", version, *stopped).code == 0
+    assert run("versions", "still", *stopped).out.splitlines()[1].split()[:5] == ["two", "live", "no", "f32", "500"]
+    assert run("switch", "still=one", *stopped).out == "still: one is live\n"
+    assert run("drop-version", "still", "two", "--yes", *stopped).out == "still: version two is dropped\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["versions", "nowhere"], 1, "no table 'nowhere'"),
+        (["stage", "empty", "Next"], 1, "is no name of a version"),
+        (["stage", "empty", "1"], 1, "has a version '1', which is live"),
+        (["stage", "empty", "next", "--dtype", "f15"], 2, "'f15' is none of"),
+        (["stage", "empty", "next", "--default", "ones"], 2, "neither zeros nor JSON"),
+        (["switch", "empty"], 2, "'empty' is not TABLE=VERSION"),
+        (["switch", "empty=1", "empty=2"], 2, "empty is there twice"),
+        (["switch", "empty=next"], 1, "no version 'next'; the nearest is 1"),
+        (["drop-version", "empty", "1", "--yes"], 1, "'1' of table 'empty' is live"),
+        (["drop-version", "empty", "2", "--yes"], 1, "no version '2'"),
+        (["import", "empty", "x.npy", "--no-switch"], 2, "needs --version"),
+    ],
+)
+def test_what_is_wrong_with_a_version_is_said(
+    run: Run, running: list[object], arguments: list[str], code: int, words: str
+) -> None:
+    told = run(*arguments, *running)
+    assert told.code == code
+    assert words in re.sub(r"[\s│]+", " ", told.err)

@@ -1,4 +1,5 @@
-"""Tables as calls: listing, creating, dropping, and moving whole tables in and out by pages. Does no I/O."""
+"""Tables and their versions as calls: listing, creating, switching, dropping, and moving whole tables in and out by
+pages. Does no I/O."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from embcache_client.results import RowPage
 
 IMPORT_PAGE_BYTES: Final = 4 << 20  # of rows in one request; writes are cut into pieces of it
 EXPORT_PAGE_ROWS: Final = 8192
+WARM_S: Final = 30.0
+SWITCH_TIMEOUT_S: Final = 60.0  # beside the time for warming
 COMMIT_TIMEOUT_S: Final = 600.0  # the cold tier takes in all files of a large table at once
 
 
@@ -37,6 +40,22 @@ def create_table_call(spec: Mapping[str, Any]) -> Call[dict[str, Any]]:
 
 def drop_table_call(name: str) -> Call[None]:
     return json_call("DELETE", _table(name), lambda reply: None, idempotent=False)
+
+
+def stage_call(table: str, version: str, spec: Mapping[str, Any] | None, follow: bool) -> Call[dict[str, Any]]:
+    content = {"version": version, "spec": dict(spec or {}), "follow": follow}
+    return json_call("POST", f"{_table(table)}/versions", dict, content, idempotent=False)
+
+
+def switch_call(tables: Mapping[str, str], follow: bool | None, warm_s: float) -> Call[dict[str, Any]]:
+    """Sent again, it finds that done which it asks for."""
+    content = {"tables": dict(tables), "follow": follow, "warm_s": warm_s}
+    return json_call("PUT", "/v1/active", dict, content, least_timeout_s=warm_s + SWITCH_TIMEOUT_S)
+
+
+def drop_version_call(table: str, version: str) -> Call[None]:
+    target = f"{_table(table)}/versions/{quote(version, safe='')}"
+    return json_call("DELETE", target, lambda reply: None, idempotent=False)
 
 
 def health_call() -> Call[None]:
@@ -64,22 +83,24 @@ def page_call(table: str, version: str | None, start: int, limit: int, dtype: st
 
 
 class ImportCalls:
-    """The calls that fill a new version of a table, which nobody sees before commit(). IDs must ascend over all writes.
+    """The calls that fill a version of a table, which nobody sees before commit(). IDs must ascend over all writes.
 
     begin() comes first; its answer is the id of the import, which goes to began().
     """
 
-    def __init__(self, table: str, spec: Mapping[str, Any] | None, dtype: str) -> None:
+    def __init__(self, table: str, spec: Mapping[str, Any] | None, dtype: str, version: str | None = None) -> None:
         rowtypes.code_of(dtype)
         self.table = table
         self.dtype = dtype
-        self._spec = None if spec is None else dict(spec)
+        self._content: dict[str, Any] = {"spec": None if spec is None else dict(spec)}
+        if version is not None:
+            self._content["version"] = version
         self._path = ""
         self._last_id = -1
 
     def begin(self) -> Call[Mapping[str, str]]:
         """The answer has the keys "import" and "version"."""
-        return json_call("POST", f"{_table(self.table)}/imports", _import_reply, {"spec": self._spec}, idempotent=False)
+        return json_call("POST", f"{_table(self.table)}/imports", _import_reply, self._content, idempotent=False)
 
     def began(self, reply: Mapping[str, str]) -> str:
         """Take the answer to begin(); returns the version that is being filled."""
@@ -100,7 +121,7 @@ class ImportCalls:
             yield Call("POST", f"{self._path}/rows", _rows_so_far, body, wire.MEDIA_TYPE, idempotent=False)
 
     def commit(self) -> Call[dict[str, Any]]:
-        """The new version goes live at once. The answer has the keys "table", "version" and "rows"."""
+        """A new version goes live at once, unless it was named. The answer has the keys "table", "version", "rows"."""
         return json_call("POST", f"{self._path}/commit", dict, idempotent=False, least_timeout_s=COMMIT_TIMEOUT_S)
 
     def abort(self) -> Call[None]:

@@ -105,9 +105,27 @@ class AsyncClient:
         """As Client.drop_table."""
         await self._transport.run(admin.drop_table_call(name))
 
-    def importing(self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32") -> AsyncImport:
+    async def stage(
+        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+    ) -> dict[str, Any]:
+        """As Client.stage."""
+        return await self._transport.run(admin.stage_call(table, version, spec, follow))
+
+    async def switch(
+        self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = admin.WARM_S
+    ) -> dict[str, Any]:
+        """As Client.switch."""
+        return await self._transport.run(admin.switch_call(tables, follow, warm_s))
+
+    async def drop_version(self, table: str, version: str) -> None:
+        """As Client.drop_version."""
+        await self._transport.run(admin.drop_version_call(table, version))
+
+    def importing(
+        self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32", version: str | None = None
+    ) -> AsyncImport:
         """As Client.importing, with `async with` and `await load.write(ids, rows)`."""
-        return AsyncImport(self._transport, admin.ImportCalls(table, spec, dtype))
+        return AsyncImport(self._transport, admin.ImportCalls(table, spec, dtype, version))
 
     async def pages(
         self,

@@ -134,14 +134,43 @@ class Client:
         """Drop a table with all its rows."""
         self._transport.run(admin.drop_table_call(name))
 
-    def importing(self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32") -> Import:
+    def stage(
+        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+    ) -> dict[str, Any]:
+        """Add an empty version to a table, beside the live one, for importing(version=...) to fill; returns what it is.
+
+        spec: the keys in which it differs from the live one: "dtype", "default", "add". follow: updates of the table
+        go to it, too. Raises Conflict for a name that is taken.
+        """
+        return self._transport.run(admin.stage_call(table, version, spec, follow))
+
+    def switch(
+        self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = admin.WARM_S
+    ) -> dict[str, Any]:
+        """Make versions live, {table: version}, all at once for every lookup; and back again, the same way.
+
+        follow: whether updates go on to the versions that were live; None: as they were staged.
+        warm_s: for how long, at most, rows that those have in memory are brought there for the new ones before.
+        Returns "position", from which on it counts, and "warmed", for each table {"ids", "warmed"}: of how many ids
+        rows were to be in memory, and of how many they were.
+        """
+        return self._transport.run(admin.switch_call(tables, follow, warm_s))
+
+    def drop_version(self, table: str, version: str) -> None:
+        """Drop a version with its rows; the live one is a Conflict."""
+        self._transport.run(admin.drop_version_call(table, version))
+
+    def importing(
+        self, table: str, spec: Mapping[str, Any] | None = None, *, dtype: str = "f32", version: str | None = None
+    ) -> Import:
         """Replace all rows of a table: `with client.importing("item") as load: load.write(ids, rows)`.
 
         The rows go into a new version, which goes live, whole, when the block ends, and is dropped when it raises. Rows
         that were in the table before and are not written are gone then.
-        spec: creates the table where it does not exist yet. dtype: of the rows on the wire.
+        spec: creates the table where it does not exist yet. dtype: of the rows on the wire. version: fill the version
+        of that name, which is staged, or is by this; lookups get it once switch() makes it live.
         """
-        return Import(self._transport, admin.ImportCalls(table, spec, dtype))
+        return Import(self._transport, admin.ImportCalls(table, spec, dtype, version))
 
     def pages(
         self,

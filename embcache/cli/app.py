@@ -13,9 +13,19 @@ from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from embcache import __version__
+from embcache.cli import versions
+from embcache.cli.options import (
+    DTYPES,
+    ConfigOption,
+    TableArgument,
+    TokenOption,
+    UrlOption,
+    dtype_of,
+    place,
+    print_table,
+)
 from embcache.config import Settings, shown_size
 from embcache.errors import ConfigError, EmbcacheError
 from embcache.spec import Dtype
@@ -30,20 +40,6 @@ app = typer.Typer(
     "lookups by feature ID over HTTP.",
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="The config file of a service that is not running.", dir_okay=False)
-]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        help="A running service: http://host:port or http+unix:///path/of/socket; EMBCACHE_URL where neither is given.",
-    ),
-]
-TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="EMBCACHE_TOKEN", help="Bearer token, where the service asks for one.")
-]
-TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
 FormatOption = Annotated[
     str | None,
     typer.Option(
@@ -59,7 +55,6 @@ IdsOption = Annotated[
     ),
 ]
 RowsOption = Annotated[str | None, typer.Option("--rows", help="What the file calls its rows.")]
-DTYPES = ", ".join(get_args(Dtype))
 
 
 def _print_version(asked: bool) -> None:
@@ -97,22 +92,34 @@ def import_(
     rows: RowsOption = None,
     dtype: Annotated[str | None, typer.Option(help=f"What a table that is created keeps: {DTYPES}.")] = None,
     add: Annotated[bool, typer.Option("--add", help="A table that is created takes `add`: f32 on disk.")] = False,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Fill a version of this name, staged or new, and switch to it.")
+    ] = None,
+    switch: Annotated[
+        bool, typer.Option("--switch/--no-switch", help="Whether lookups are to get the named version at once.")
+    ] = True,
 ) -> None:
     """Fill a table with the rows of a file, in place of what it held. All of them, or nothing changes.
 
-    A table that is not there is created from the file's shape. Reads .npy (row number is the ID), .npz, .safetensors,
-    Parquet, Arrow (Feather), PyTorch state dicts, HugeCTR HPS folders, and word2vec text and binary, whose words are
-    hashed as raw values of the table. IDs may come in any order.
+    With --version the rows before stay, as another version to go back to: see `embcache switch`. A table that is not
+    there is created from the file's shape. Reads .npy (row number is the ID), .npz, .safetensors, Parquet, Arrow
+    (Feather), PyTorch state dicts, HugeCTR HPS folders, and word2vec text and binary, whose words are hashed as raw
+    values of the table. IDs may come in any order.
     """
     from embcache.cli.tables import opened
     from embcache.cli.transfer import TableFormat, import_file
 
-    kept = None if dtype is None else _dtype(dtype)
-    with opened(*_place(config, url), token) as tables:
-        moved = import_file(
-            tables, table, file, TableFormat(_format(format), ids, rows), kept, add, Console(stderr=True)
-        )
-    typer.echo(f"{table}: {moved.summary} imported, now version {moved.version}")
+    if version is None and not switch:
+        raise typer.BadParameter("needs --version: the rows of one that has no name take the live ones' place")
+    kept = None if dtype is None else dtype_of(dtype)
+    with opened(*place(config, url), token) as tables:
+        form = TableFormat(_format(format), ids, rows)
+        moved = import_file(tables, table, file, form, kept, add, Console(stderr=True), version)
+        told = "imported, now version" if version is None else "imported into version"
+        typer.echo(f"{table}: {moved.summary} {told} {moved.version}")
+        if version is not None and switch:
+            warmed = tables.switch({table: version}, None, versions.WARM_S)
+            typer.echo(versions.warmed_line(table, version, warmed.get(table)))
 
 
 @app.command()
@@ -132,7 +139,7 @@ def export(
     from embcache.cli.tables import opened
     from embcache.cli.transfer import TableFormat, export_file
 
-    with opened(*_place(config, url), token) as tables:
+    with opened(*place(config, url), token) as tables:
         moved = export_file(tables, table, file, TableFormat(_format(format), ids, rows), Console(stderr=True))
     typer.echo(f"{table}: {moved.summary} of version {moved.version} written to {file}")
 
@@ -143,10 +150,10 @@ def tables(config: ConfigOption = None, url: UrlOption = None, token: TokenOptio
     from embcache.cli.show import tables_table
     from embcache.cli.tables import opened
 
-    with opened(*_place(config, url), token) as there:
+    with opened(*place(config, url), token) as there:
         infos = there.list()
     if infos:
-        _print(tables_table(infos))
+        print_table(tables_table(infos))
     else:
         typer.echo("no tables yet: declare a [[table]], or `embcache import` a file")
 
@@ -162,7 +169,7 @@ def drop(
     """Drop a table and all its rows, for good. Asks first."""
     from embcache.cli.tables import existing, opened
 
-    with opened(*_place(config, url), token) as tables:
+    with opened(*place(config, url), token) as tables:
         info = existing(tables, table)
         if not yes:
             typer.confirm(f"drop {table} and its {info.shown_rows} rows?", abort=True, err=True)
@@ -188,9 +195,9 @@ def lookup(
     from embcache.cli.tables import opened
 
     wanted = ids if values else [_feature_id(text) for text in ids]
-    with opened(*_place(config, url), token) as tables:
+    with opened(*place(config, url), token) as tables:
         found = tables.lookup(table, wanted)
-    _print(rows_table(ids, found, whole))
+    print_table(rows_table(ids, found, whole))
 
 
 @app.command()
@@ -214,12 +221,15 @@ def plan(
         raise typer.BadParameter("give it once, as [DTYPE] or as --dtype", param_hint="DTYPE")
     settings = Settings() if config is None else Settings.load(config)
     kind = dtype or dtype_option
-    kinds = get_args(Dtype) if kind is None else [_dtype(kind)]
+    kinds = get_args(Dtype) if kind is None else [dtype_of(kind)]
     needs = [need(count, dim, kind, add=add) for kind in kinds]
-    _print(plan_table(needs, settings, _disk_free(settings)))
+    print_table(plan_table(needs, settings, _disk_free(settings)))
     held = ", ".join(f"{each.hot_rows(settings.hot.capacity):,} as {each.dtype}" for each in needs)
     if settings.hot.device != "off":
         typer.echo(f"hot (GPU memory): {shown_size(settings.hot.capacity)} hold {held}, where there is a GPU")
+
+
+versions.register(app)
 
 
 def main() -> None:
@@ -244,34 +254,9 @@ def _told(error: Exception) -> str | None:
     return str(error) if isinstance(error, EmbcacheError | ConfigError | ClientError | FileError | OSError) else None
 
 
-def _print(table: Table) -> None:
-    """To a terminal within its width, to a pipe a line for each row, however long."""
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1 << 16).print(table)
-
-
 def _fail(message: str) -> None:
     print("\n".join(f"embcache: {line}" for line in message.splitlines()), file=sys.stderr)
     sys.exit(1)
-
-
-def _place(config: Path | None, url: str | None) -> tuple[Path | None, str | None]:
-    """Exactly one of the two, or a usage error. The environment's URL stands in where neither is given."""
-    if config is None and url is None:
-        url = os.environ.get("EMBCACHE_URL") or None
-    if (config is None) == (url is None):
-        raise typer.BadParameter(
-            "give either --config CONFIG (a stopped service's data) or --url URL (a running one), "
-            "or set EMBCACHE_URL in place of --url"
-        )
-    return config, url
-
-
-def _dtype(text: str) -> Dtype:
-    for known in get_args(Dtype):
-        if text == known:
-            kind: Dtype = known
-            return kind
-    raise typer.BadParameter(f"{text!r} is none of {DTYPES}", param_hint="DTYPE")
 
 
 def _format(text: str | None) -> str | None:

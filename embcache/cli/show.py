@@ -36,6 +36,19 @@ def tables_table(infos: Sequence[TableInfo]) -> Table:
     return table
 
 
+def versions_table(infos: Sequence[TableInfo]) -> Table:
+    """One line a version."""
+    table = Table("version", "state", "follows", "dtype", box=None)
+    for column in ("rows", "in memory", "memory", "disk"):
+        table.add_column(column, justify="right")
+    for info in infos:
+        table.add_row(
+            *(info.version, info.state, "yes" if info.follow else "no", info.spec.dtype),
+            *(info.shown_rows, f"{info.warm_rows:,}", shown_size(info.warm_bytes), shown_size(info.cold_bytes)),
+        )
+    return table
+
+
 def rows_table(ids: Sequence[str], found: TableRows, whole: bool) -> Table:
     """One line an id: its tier and its row, or the first elements of it."""
     table = Table("id", "tier", box=None)

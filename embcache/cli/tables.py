@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +26,10 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """A table and its live version: rows in all, rows in host memory, bytes in each tier.
+    """A version of a table, mostly the live one: rows in all, rows in host memory, bytes in each tier.
 
-    `rows` is an estimate unless `rows_exact`; `hot_bytes` are those of the GPU of the front that was asked.
+    `rows` is an estimate unless `rows_exact`; `hot_bytes` are those of the GPU of the front that was asked. `state` is
+    live, staged or retired; `follow`: updates go to it while it is not live.
     """
 
     spec: TableSpec
@@ -39,6 +40,8 @@ class TableInfo:
     warm_bytes: int
     cold_bytes: int
     hot_bytes: int = 0
+    state: str = "live"
+    follow: bool = False
 
     @property
     def shown_rows(self) -> str:
@@ -62,8 +65,25 @@ class Tables(Protocol):
         """All tables by name."""
         ...
 
-    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
-        """A new version of a table, which goes live when the block ends, and is gone when it raises."""
+    def versions(self, table: str) -> Sequence[TableInfo]:
+        """All versions of a table, the live one first; UnknownTable where there is none."""
+        ...
+
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
+        """Add an empty version; `spec` is what it has of its own."""
+        ...
+
+    def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
+        """Make versions live, all at once -> "ids" and "warmed" of each table that had another one before."""
+        ...
+
+    def drop_version(self, table: str, version: str) -> None:
+        """Drop a version that is not live."""
+        ...
+
+    def importing(self, table: str, spec: TableSpec | None, version: str | None) -> AbstractContextManager[Load]:
+        """A new version of a table, which goes live when the block ends, or the named one, which does not; gone when it
+        raises."""
         ...
 
     def pages(self, table: str, version: str, limit: int) -> Iterator[tuple[Ids, Rows]]:
@@ -115,12 +135,24 @@ class LocalTables:
         self._cache = cache
 
     def list(self) -> list[TableInfo]:
-        specs = self._cache.tables()
         counts = {entry["table"]: entry for entry in self._cache.stats()["tables"] if entry["live"]}
-        return [_local_info(specs[name], counts[name]) for name in sorted(specs) if name in counts]
+        return [_local_info(counts[name]) for name in sorted(counts)]
 
-    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
-        return self._cache.importing(table, spec)
+    def versions(self, table: str) -> Sequence[TableInfo]:
+        existing(self, table)
+        return [_local_info(entry) for entry in self._cache.stats()["tables"] if entry["table"] == table]
+
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
+        self._cache.stage(table, version, spec, follow=follow)
+
+    def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
+        return self._cache.switch(tables, follow=follow, warm_s=warm_s)
+
+    def drop_version(self, table: str, version: str) -> None:
+        self._cache.drop_version(table, version)
+
+    def importing(self, table: str, spec: TableSpec | None, version: str | None) -> AbstractContextManager[Load]:
+        return self._cache.importing(table, spec, version)
 
     def drop(self, table: str) -> None:
         self._cache.drop_table(table)
@@ -145,8 +177,21 @@ class RemoteTables:
     def list(self) -> list[TableInfo]:
         return sorted(map(_remote_info, self._client.tables()), key=lambda info: info.spec.name)
 
-    def importing(self, table: str, spec: TableSpec | None) -> AbstractContextManager[Load]:
-        return self._client.importing(table, None if spec is None else spec.to_json())
+    def versions(self, table: str) -> Sequence[TableInfo]:
+        return [_remote_info(entry) for entry in self._client.table(table)["versions"]]
+
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
+        self._client.stage(table, version, spec, follow=follow)
+
+    def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
+        warmed: dict[str, dict[str, int]] = self._client.switch(tables, follow=follow, warm_s=warm_s)["warmed"]
+        return warmed
+
+    def drop_version(self, table: str, version: str) -> None:
+        self._client.drop_version(table, version)
+
+    def importing(self, table: str, spec: TableSpec | None, version: str | None) -> AbstractContextManager[Load]:
+        return self._client.importing(table, None if spec is None else spec.to_json(), version=version)
 
     def drop(self, table: str) -> None:
         self._client.drop_table(table)
@@ -159,9 +204,10 @@ class RemoteTables:
         return self._client.lookup({table: ids})[table]
 
 
-def _local_info(spec: TableSpec, entry: Mapping[str, Any]) -> TableInfo:
+def _local_info(entry: Mapping[str, Any]) -> TableInfo:
     counts = (entry[key] for key in ("rows", "rows_exact", "warm_rows", "warm_bytes", "cold_bytes"))
-    return TableInfo(spec, entry["label"], *counts)
+    info = TableInfo(TableSpec.parse(entry["spec"]), entry["label"], *counts)
+    return replace(info, state=entry["state"], follow=entry["follow"])
 
 
 def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
@@ -169,7 +215,9 @@ def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
         hot, warm, cold = (entry["tiers"][tier] for tier in ("hot", "warm", "cold"))
         spec = TableSpec.parse(entry["spec"])
         rows, exact = entry["rows"], entry["rows_exact"]
-        return TableInfo(spec, entry["version"], rows, exact, warm["rows"], warm["bytes"], cold["bytes"], hot["bytes"])
+        counts = (rows, exact, warm["rows"], warm["bytes"], cold["bytes"], hot["bytes"])
+        info = TableInfo(spec, entry["version"], *counts)
+        return replace(info, state=entry.get("state", "live"), follow=entry.get("follow", False))
     except (KeyError, TypeError, MalformedRequest) as error:
         raise ProtocolError(
             f"the service describes its tables in a way that this release does not know: {error!r}"

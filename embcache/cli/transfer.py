@@ -61,22 +61,33 @@ class TableFormat:
 
 
 def import_file(
-    tables: Tables, table: str, file: Path, form: TableFormat, dtype: Dtype | None, add: bool, console: Console
+    tables: Tables,
+    table: str,
+    file: Path,
+    form: TableFormat,
+    dtype: Dtype | None,
+    add: bool,
+    console: Console,
+    version: str | None = None,
 ) -> Moved:
     """Fill a new version of `table` with the rows of a file; creates the table from the file's shape where it is new.
 
     Words of a file are hashed as raw values of the table. dtype: what the created table keeps; that of the file where
-    None. add: it takes `add`. Raises DimensionMismatch or MalformedRequest where the file or an option does not fit an
-    existing table, and whatever files and tables raise.
+    None. add: it takes `add`. version: fill that one, staged or new, which does not go live. Raises DimensionMismatch
+    or MalformedRequest where the file or an option does not fit an existing table, and whatever files and tables raise.
     """
     began = time.monotonic()
     info = find(tables, table)
     feature = table if info is None else info.spec.feature_name
     names = files.Names(form.ids, form.rows, lambda words: hash_values(feature, words))
     source = files.open_table(file, form.format, names)
-    spec = _spec_for(info, table, source, dtype, add)
+    named = None if info is None or version is None else _named(tables, info, version)
+    if info is not None and version is not None and named is None and (dtype or add):
+        spec: TableSpec | None = _spec_like(_fitting(info, source).spec, dtype, add)
+    else:
+        spec = _spec_for(named or info, table, source, dtype, add)
     chunk = _chunk_rows(source.dim)
-    with _bar(source.count, console) as advance, tables.importing(table, spec) as load:
+    with _bar(source.count, console) as advance, tables.importing(table, spec, version) as load:
         for ids, rows in source.sorted_chunks(chunk, sorting=lambda rows: advance(f"sort {file.name}", rows)):
             load.write(ids, rows)
             advance(f"import {table}", len(ids))
@@ -109,8 +120,7 @@ def _spec_for(
     """The spec to create `table` with, or None where it is there already and the file fits it."""
     if info is None:
         return TableSpec.parse({"name": table, "dim": source.dim, "dtype": dtype or source.dtype, "add": add or None})
-    if info.spec.dim != source.dim:
-        raise DimensionMismatch(f"table {table!r} has rows of {info.spec.dim}, {source.path} has rows of {source.dim}")
+    _fitting(info, source)
     if dtype not in (None, info.spec.dtype):
         raise MalformedRequest(
             f"table {table!r} keeps {info.spec.dtype}; --dtype {dtype} is for a table that the import creates"
@@ -118,6 +128,23 @@ def _spec_for(
     if add and not info.spec.add:
         raise MalformedRequest(f"table {table!r} takes no `add`; --add is for a table that the import creates")
     return None
+
+
+def _fitting(info: TableInfo, source: files.TableFile) -> TableInfo:
+    name, dim = info.spec.name, info.spec.dim
+    if dim != source.dim:
+        raise DimensionMismatch(f"table {name!r} has rows of {dim}, {source.path} has rows of {source.dim}")
+    return info
+
+
+def _named(tables: Tables, info: TableInfo, version: str) -> TableInfo | None:
+    return next((each for each in tables.versions(info.spec.name) if each.version == version), None)
+
+
+def _spec_like(live: TableSpec, dtype: Dtype | None, add: bool) -> TableSpec:
+    """The spec of a new version: the live one's, but for what is said otherwise."""
+    dtype = dtype or live.dtype
+    return TableSpec.parse({**live.to_json(), "dtype": dtype, "add": add or dtype == "f32" or live.add})
 
 
 def _chunk_rows(dim: int) -> int:

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from embcache.service import failures, introspection, tables, transfers
+from embcache.service import failures, introspection, tables, transfers, versions
 from embcache.service.bodies import ClientGone, Receive, Scope, Send
 from embcache.service.connection import Answer
 from embcache.service.context import Service
@@ -25,7 +25,13 @@ from embcache.service.failures import Failure
 _ABOUT = """Rows of embedding tables by feature ID. Lookups (`POST /v1/lookup`) and updates (`POST /v1/updates`,
 `/v1/producers/{producer}`) are msgpack and not listed here: see docs/protocol.md, or use `embcache_client`."""
 
-_ROUTERS = (tables.router, transfers.router, transfers.pages, introspection.router)
+_ROUTERS = (
+    tables.router,
+    versions.router,
+    transfers.router,
+    transfers.pages,
+    introspection.router,
+)
 
 
 class Front:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -102,9 +102,9 @@ def _update_gauges(updates: dict[str, Any]) -> Iterator[Gauge]:
 
 def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:
     def by_tier(warm: str, cold: str) -> list[tuple[tuple[str, ...], float]]:
-        return [
+        return _summed(
             ((table["table"], tier), table[key]) for table in tables for tier, key in (("warm", warm), ("cold", cold))
-        ]
+        )
 
     yield Gauge(
         "table_rows",
@@ -113,5 +113,13 @@ def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:
         by_tier("warm_rows", "rows"),
     )
     yield Gauge("table_bytes", "Bytes of a table in a tier", ("table", "tier"), by_tier("warm_bytes", "cold_bytes"))
-    evicted = [((table["table"],), table["warm_evicted"]) for table in tables]
+    evicted = _summed(((table["table"],), table["warm_evicted"]) for table in tables)
     yield Gauge("table_evicted_rows", "Rows that others pushed out of the warm tier", ("table",), evicted)
+
+
+def _summed(values: Iterable[tuple[tuple[str, ...], float]]) -> list[tuple[tuple[str, ...], float]]:
+    """One value for each set of labels: all versions of a table together."""
+    sums: dict[tuple[str, ...], float] = {}
+    for labels, value in values:
+        sums[labels] = sums.get(labels, 0) + value
+    return list(sums.items())

@@ -28,14 +28,14 @@ FeatureId = Annotated[int, Path(ge=0, le=2**64 - 1, description="A feature ID")]
 
 @router.get("/v1/tables", dependencies=[needs("read")])
 async def list_tables(service: TheService) -> dict[str, Any]:
-    """All tables: spec, version, rows, and rows and bytes in each tier."""
+    """All tables: spec, version, rows, and rows and bytes in each tier; the same for each of their versions."""
     entries = await _entries(service.reader.cache())
     return {"tables": [entries[name] for name in sorted(entries)]}
 
 
 @router.get("/v1/tables/{table}", dependencies=[needs("read")])
 async def show_table(table: str, service: TheService) -> dict[str, Any]:
-    """One table: spec, version, rows, and rows and bytes in each tier."""
+    """One table: spec, version, rows, and rows and bytes in each tier; the same for each of its versions."""
     return await _entry(service.reader.cache(), table)
 
 
@@ -96,24 +96,36 @@ async def _entry(cache: EmbeddingCache, table: str) -> dict[str, Any]:
 
 
 async def _entries(cache: EmbeddingCache) -> dict[str, dict[str, Any]]:
-    """What is told of each table, by name; rows and bytes are of its live version."""
+    """What is told of each table, by name: of its live version, and of all of them, the live one first."""
     specs = await asyncio.to_thread(cache.tables)  # may fetch the catalogue
     stats = await cache.stats_async()
-    entries = {entry["table"]: entry for entry in stats["tables"] if entry["table"] in specs}
+    versions = [entry for entry in stats["tables"] if entry["table"] in specs]
     hot: Mapping[int, int] = {}
     if isinstance(cache.hot, HotTier):
-        hot = await asyncio.to_thread(cache.hot.rows_held, [entry["number"] for entry in entries.values()])
-    return {table: _told(specs[table], entry, hot.get(entry["number"], 0)) for table, entry in entries.items()}
+        hot = await asyncio.to_thread(cache.hot.rows_held, [entry["number"] for entry in versions])
+    told: dict[str, list[dict[str, Any]]] = {}
+    for counts in versions:
+        told.setdefault(counts["table"], []).append(_told(counts, hot.get(counts["number"], 0)))
+    return {table: _table(entries) for table, entries in told.items() if entries[0]["state"] == "live"}
 
 
-def _told(spec: TableSpec, counts: Mapping[str, Any], hot_rows: int) -> dict[str, Any]:
+def _table(versions: list[dict[str, Any]]) -> dict[str, Any]:
+    live = {key: value for key, value in versions[0].items() if key not in ("state", "follow")}
+    return {**live, "versions": versions}
+
+
+def _told(counts: Mapping[str, Any], hot_rows: int) -> dict[str, Any]:
+    """Of one version."""
+    hot_bytes = hot_rows * TableSpec.parse(counts["spec"]).row_bytes
     return {
-        "spec": spec.to_json(),
+        "spec": counts["spec"],
         "version": counts["label"],
+        "state": counts["state"],
+        "follow": counts["follow"],
         "rows": counts["rows"],
         "rows_exact": counts["rows_exact"],
         "tiers": {
-            "hot": {"rows": hot_rows, "bytes": hot_rows * spec.row_bytes},
+            "hot": {"rows": hot_rows, "bytes": hot_bytes},
             "warm": {"rows": counts["warm_rows"], "bytes": counts["warm_bytes"]},
             "cold": {"rows": counts["rows"], "bytes": counts["cold_bytes"]},
         },

@@ -59,20 +59,25 @@ pages = APIRouter(tags=["transfer"], route_class=MsgpackRoute)
 
 @router.post("/v1/tables/{table}/imports", dependencies=[needs("write")], openapi_extra=json_body({"spec": None}))
 async def begin_import(table: str, request: Request, service: TheService) -> dict[str, str]:
-    """Begin a new version of a table, which nobody sees before its commit. `{"spec": null}`, or the spec of a new one.
+    """Begin a new version of a table, which nobody sees before its commit. `{"spec": null}`, or the spec of a new one;
+    with `"version"`: fill a version by its name, which lookups get once it is switched to.
 
-    A table that is not there yet is created by the commit; that needs the role `admin`.
+    A table or a named version that is not there yet is made by the commit; that needs the role `admin`.
     """
     body = await read_json(request)
-    if not isinstance(body, dict) or body.keys() - {"spec"}:
+    version = body.get("version") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or body.keys() - {"spec", "version"} or not isinstance(version, str | None):
         raise MalformedRequest(
-            'the body should be {"spec": null}, or {"spec": {...}} for a table that is not there yet'
+            'the body should be {"spec": null}, or {"spec": {...}} for a table that is not there yet; with '
+            '"version": "NAME" for rows that go into a version of that name'
         )
     spec = None if body.get("spec") is None else TableSpec.parse(body["spec"])
     cache = service.reader.cache()
-    if spec is not None and table not in await asyncio.to_thread(cache.tables):
+    there = (await asyncio.to_thread(cache.attached)).views
+    made = table not in there.live if version is None else (table, version) not in there.versions
+    if made and (spec is not None or version is not None):
         admit(request, service, "admin")
-    begun = await cache.importing_async(table, spec)
+    begun = await cache.importing_async(table, spec, version)
     return {"import": import_id(begun), "version": begun.version}
 
 
@@ -90,7 +95,7 @@ async def write_rows(id: str, request: Request, service: TheService) -> Response
 
 @router.post("/v1/imports/{id}/commit", dependencies=[needs("write")])
 async def commit_import(id: str, service: TheService) -> dict[str, Any]:
-    """The new version goes live at once, in place of the one before."""
+    """The new version goes live at once, in place of the one before; one that was named is staged, and complete."""
     done = await (await _resumed(service, id)).commit()
     return {"table": done["table"], "version": done["version"], "rows": done["rows"], "position": str(done["position"])}
 

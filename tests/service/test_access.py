@@ -51,6 +51,8 @@ def asked(service: Running, request: bytes, token: str | None) -> Answer:
 
 LOOKUP = post("/v1/lookup", msgpack.packb({"queries": [{"table": "item", "ids": bytes(8)}]}))
 BEGIN = post("/v1/tables/item/imports", b'{"spec": null}', content_type="application/json")
+STAGE = post("/v1/tables/item/versions", b'{"version": "next"}', content_type="application/json")
+STAGE_BY_IMPORT = post("/v1/tables/item/imports", b'{"version": "next"}', content_type="application/json")
 CREATE = post("/v1/tables/made/imports", b'{"spec": {"name": "made", "dim": 2}}', content_type="application/json")
 
 
@@ -65,6 +67,10 @@ CREATE = post("/v1/tables/made/imports", b'{"spec": {"name": "made", "dim": 2}}'
         (get("/v1/position"), "read"),
         (BEGIN, "write"),
         (CREATE, "admin"),
+        (STAGE_BY_IMPORT, "admin"),
+        (STAGE, "admin"),
+        (put("/v1/active", {"tables": {"item": "1"}}), "admin"),
+        (get("/v1/tables/item/versions/next", method="DELETE"), "admin"),
         (put("/v1/tables/gone", {"dim": 2}), "admin"),
         (get("/v1/tables/gone", method="DELETE"), "admin"),
     ],
