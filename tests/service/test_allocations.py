@@ -26,7 +26,7 @@ from tests.service.wires import Server, serving
 MOST = 64 << 10  # bytes beside the pooled buffers
 PAGE = 4096
 DIM = 1024
-COUNT = 500  # ids: 4 KB of request, of which both sides have some copies at a time, and 2 MB of reply
+COUNT = 512  # ids: 4 KB of request, of which both sides have some copies at a time, and 2 MB of reply
 IDS = np.arange(2000, dtype=np.uint64)
 TABLE = f"""
 [[table]]
