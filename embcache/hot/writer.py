@@ -79,6 +79,7 @@ class Writer:
         self._feed: Feed | None = None  # while the table serves
         self._opened: Feed | None = None
         self._views: dict[int, TableView] = {}
+        self._generation = -1  # of the newest catalogue that they are of
         self._pinning: Pinning | None = None
         self.division = Division(0, {})
         self.rows_updated = 0
@@ -202,7 +203,13 @@ class Writer:
         # until the table is emptied, or what the owner tells of them would be passed over.
         new = {view.number: view for view in views.versions.values() if view.number not in self._views}
         self._views |= new
-        if new:
+        went_live = False
+        if views.generation > self._generation:  # it knows which versions are live
+            now = {view.number: view for view in views.versions.values()}
+            went_live = any(view.live and not self._views[number].live for number, view in now.items())
+            self._views |= now
+            self._generation = views.generation
+        if new or went_live:
             self._pin()
 
     def _is_worth_dividing(self, rows: Mapping[int, int]) -> bool:
@@ -214,6 +221,7 @@ class Writer:
     def _divide(self, views: Views) -> None:
         """Divide the memory among the widths of rows that there are. Lookups go without the tier meanwhile."""
         self._views = {view.number: view for view in views.versions.values()}
+        self._generation = views.generation
         rows = _rows(views)
         self._launcher.close()
         self._table.divide(rows)

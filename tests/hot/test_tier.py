@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ from embcache.errors import ConfigError, MalformedRequest, NotReady
 from embcache.gpu.device import DeviceError
 from embcache.updatecalls import Change
 from embcache_client.results import HOT, LATE, MISSING, WARM
-from tests.hot.support import DTYPES, IDS, UNKNOWN, filled, hot_status, settings, tier, warm_up
-from tests.naive import Naive
+from tests.hot.support import DTYPES, IDS, PATIENCE_S, UNKNOWN, filled, hot_status, settings, tier, warm_up
+from tests.naive import Naive, NaiveTable
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with")
 
@@ -97,6 +98,51 @@ def test_a_catalogue_that_comes_late_makes_nobody_pass_changes_over(cache: Embed
     wanted = np.stack([table.served(identifier) for identifier in IDS[:60].tolist()])
     np.testing.assert_array_equal(result.rows, wanted)
     assert (hot_status(cache, "newer", IDS[:50]) == HOT).all()
+
+
+def test_a_switch_is_seen_by_the_lookup_that_starts_after_it(cache: EmbeddingCache) -> None:
+    """Both versions are on the device; the one that is not live follows."""
+    table = filled(cache, "switched", 8, "f32")
+    cache.stage("switched", "next", {"default": {"constant": [1.0] * 8}}, follow=True)
+    other, order = NaiveTable(8, default={"constant": [1.0] * 8}), np.argsort(IDS)
+    rows = np.random.default_rng(9).normal(size=(IDS.size, 8)).astype(np.float32)
+    other.load(IDS.tolist(), rows)
+    with cache.importing("switched", version="next") as importing:
+        importing.write(IDS[order], rows[order])
+    first = cache.attached().views.find("switched", None).label
+    warm_up(cache, "switched", IDS[:50])
+    producer = cache.open_producer("switching")
+    for turn, (label, live) in enumerate([("next", other), (first, table)] * 5):
+        changed = IDS[5 * turn : 5 * turn + 5]
+        values = np.full((5, 8), turn, np.float32)
+        change = Change("switched", "assign", changed, values.view(np.uint8))
+        pushed = cache.update("switching", producer.epoch, turn + 1, [change])
+        for version in (table, other):
+            version.change("assign", changed.tolist(), values)
+        assert cache.switch({"switched": label}, follow=True).keys() == {"switched"}
+        result = cache.lookup({"switched": IDS[:60]}, min_position=pushed.position)["switched"]
+        np.testing.assert_array_equal(result.rows, np.stack([live.served(each) for each in IDS[:60].tolist()]))
+        assert result.version == label
+        warm_up(cache, "switched", IDS[:50])
+        result = cache.lookup({"switched": IDS[:50]})["switched"]
+        np.testing.assert_array_equal(result.rows, np.stack([live.served(each) for each in IDS[:50].tolist()]))
+
+
+def test_rows_of_a_pinned_table_come_up_again_after_a_switch(tmp_path: Path) -> None:
+    pinned = settings(tmp_path)
+    pinned = pinned.model_copy(update={"hot": pinned.hot.model_copy(update={"pinned": ("kept",)})})
+    with EmbeddingCache.open(pinned) as opened:
+        filled(opened, "kept", 4, "f32")
+        opened.stage("kept", "next")
+        with opened.importing("kept", version="next") as importing:
+            importing.write(np.sort(IDS), np.ones((IDS.size, 4), np.float32))
+        opened.switch({"kept": "next"}, warm_s=0)
+        end = time.monotonic() + PATIENCE_S
+        number = opened.attached().views.find("kept", None).number
+        while tier(opened).rows_held([number]).get(number) != IDS.size:  # and nobody asked for them
+            assert time.monotonic() < end, "the rows did not come up"
+            time.sleep(0.02)
+        assert (opened.lookup({"kept": IDS})["kept"].rows == 1).all()
 
 
 def test_a_lost_device_costs_the_tier_and_no_lookup(tmp_path: Path) -> None:
