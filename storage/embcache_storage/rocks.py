@@ -15,8 +15,8 @@ import logging
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rocksdict import IngestExternalFileOptions, WriteBatch, WriteOptions
 
 from embcache_storage.cells import encode_cells
 from embcache_storage.gate import Gate
+from embcache_storage.rocks_audit import Damage, Look, audit_rows
 from embcache_storage.rocks_bulk import RocksBulkLoad
 from embcache_storage.rocks_check import seal
 from embcache_storage.rocks_errors import engine_errors
@@ -34,7 +35,7 @@ from embcache_storage.rocks_log import RocksLog
 from embcache_storage.rocks_open import open_database
 from embcache_storage.rocks_options import RocksOptions
 from embcache_storage.rocks_read import Reader, keys_of, scan
-from embcache_storage.store import Change, StoreClosed, U8Array, U64Array
+from embcache_storage.store import Change, StoreClosed, U8Array, U64Array, VersionGone
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +136,21 @@ class RocksStore:
             self._database.flush()
             self.log.flush()
 
+    def flush_all(self) -> None:
+        with self._gate, engine_errors("cannot move rows into files"):
+            for version in self._families.versions():
+                with suppress(VersionGone), self._families.use(version) as handle:
+                    handle.flush()
+        self.flush()
+
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         with self._gate, self._families.use(version) as handle:
             return scan(handle, row_bytes, start, limit)
+
+    def audit(self, version: int, row_bytes: int, look: Look) -> Iterator[tuple[int, list[Damage]]]:
+        """Read all rows of a version, see rocks_audit.py."""
+        with self._gate, self._families.use(version) as handle:
+            yield from audit_rows(handle, row_bytes, look)
 
     def count(self, version: int) -> int:
         with self._gate, self._families.use(version) as handle:

@@ -21,7 +21,7 @@ from embcache_storage.store import StoreCorrupt
 
 log = logging.getLogger(__name__)
 
-_SEAL: Final = "sealed.json"
+SEAL: Final = "sealed.json"
 _BLOCK: Final = 32 << 10
 _HEADER: Final = 7
 """Of a record: checksum u32, length of the payload u16, type u8. The payload follows; no record crosses a block."""
@@ -48,11 +48,11 @@ def check_folder(path: Path) -> None:
 def seal(path: Path) -> None:
     """Note the MANIFEST's length as it is now: a shorter one will be refused. Not for two threads at once."""
     manifest = _manifest(path)
-    temporary = path / f"{_SEAL}.part"
+    temporary = path / f"{SEAL}.part"
     try:
         if manifest is not None:
             temporary.write_text(json.dumps({"manifest": manifest.name, "bytes": manifest.stat().st_size}))
-            temporary.replace(path / _SEAL)
+            temporary.replace(path / SEAL)
     except OSError as error:  # the older seal still holds, for less
         log.warning("cannot seal the store in %s: %s", path, error)
 
@@ -75,7 +75,7 @@ def _manifest(path: Path) -> Path | None:
 
 def _read_seal(path: Path) -> tuple[str, int] | None:
     try:
-        sealed = json.loads((path / _SEAL).read_text())
+        sealed = json.loads((path / SEAL).read_text())
         return str(sealed["manifest"]), int(sealed["bytes"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # a seal that is damaged itself seals nothing
         return None

@@ -186,6 +186,10 @@ class RowStore(Protocol):
         """
         ...
 
+    def flush_all(self) -> None:
+        """As `flush`, and rows too: who copies the files has nothing to replay, but for what is written meanwhile."""
+        ...
+
     def scan(self, version: int, row_bytes: int, start: int, limit: int) -> tuple[U64Array, U8Array]:
         """The first `limit` rows from id `start` on: (ids u64[m] ascending, rows u8[m, row_bytes]).
 

@@ -97,6 +97,10 @@ class WatchedStore:
         self.before("flush")
         self._store.flush()
 
+    def flush_all(self) -> None:
+        self.before("flush_all")
+        self._store.flush_all()
+
     def commit(self, changes: Sequence[Change], meta: Mapping[str, bytes | None] | None = None) -> None:
         self.before("commit")
         if self.commit_errors:
