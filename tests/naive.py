@@ -66,13 +66,19 @@ def default_row(identifier: int, dim: int, default: Any) -> Row:
 
 
 class NaiveTable:
-    """One table: its rows as they are on disk, which is f32 where the table takes `add`, else its own dtype."""
+    """A version of a table: its rows as they are on disk, which is f32 where it takes `add`, else its own dtype.
 
-    def __init__(self, dim: int, dtype: str = "f32", default: Any = "zeros", add: bool = False) -> None:
+    follow: updates go to it while it is not live.
+    """
+
+    def __init__(
+        self, dim: int, dtype: str = "f32", default: Any = "zeros", add: bool = False, follow: bool = False
+    ) -> None:
         self.dim = dim
         self.dtype = dtype
         self.default = default
         self.cold = "f32" if add else dtype
+        self.follow = follow
         self.rows: dict[int, Row] = {}
 
     def load(self, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
@@ -113,10 +119,12 @@ class NaiveProducer:
 
 
 class Naive:
-    """All tables and producers by name."""
+    """All tables and producers by name: of each table the live version and its label, and those beside it."""
 
     def __init__(self) -> None:
         self.tables: dict[str, NaiveTable] = {}
+        self.labels: dict[str, str] = {}
+        self.others: dict[tuple[str, str], NaiveTable] = {}
         self.producers: dict[str, NaiveProducer] = {}
 
     def open(self, producer: str) -> NaiveProducer:
@@ -132,11 +140,29 @@ class Naive:
         state = self.producers[producer]
         state.last_seq, state.mark = state.last_seq + 1, mark
         for table, op, ids, rows in changes:
-            self.tables[table].change(op, ids, rows)
+            followers = [other for (name, _), other in self.others.items() if name == table and other.follow]
+            for version in (self.tables[table], *followers):
+                version.change(op, ids, rows)
 
-    def lookup(self, table: str, ids: Iterable[int], dtype: str = "f32") -> tuple[NDArray[np.float32], list[bool]]:
+    def switch(self, targets: Mapping[str, str], follow: bool | None) -> None:
+        """Make other versions live, {table: label}; those before follow, or as they did for None."""
+        for table, label in targets.items():
+            if label != self.labels[table]:
+                before, after = self.tables[table], self.others.pop((table, label))
+                before.follow = before.follow if follow is None else follow
+                self.others[table, self.labels[table]] = before
+                self.tables[table], self.labels[table] = after, label
+
+    def drop(self, table: str) -> None:
+        """Drop a table with all its versions."""
+        del self.tables[table], self.labels[table]
+        self.others = {key: other for key, other in self.others.items() if key[0] != table}
+
+    def lookup(
+        self, table: str, ids: Iterable[int], dtype: str = "f32", version: str | None = None
+    ) -> tuple[NDArray[np.float32], list[bool]]:
         """(rows f32 [n, dim] as they come off the wire, whether each id has a row)."""
-        owner = self.tables[table]
+        owner = self.tables[table] if version is None else self.others[table, version]
         listed = [int(identifier) for identifier in ids]
         rows = np.array([owner.served(identifier) for identifier in listed], np.float32).reshape(-1, owner.dim)
         found = [identifier in owner.rows for identifier in listed]

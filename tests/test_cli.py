@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -32,6 +34,7 @@ from embcache.cli.plan import need, parse_rows
 from embcache.cli.tables import opened
 from embcache.cli.transfer import TableFormat, import_file
 from embcache_client import Client, hash_values
+from embcache_client.errors import UnknownTable
 from embcache_storage.files import FORMATS
 from embcache_storage.rocks import RocksOptions, RocksStore
 
@@ -532,6 +535,28 @@ def test_the_page_on_files_is_true(service: Service, tmp_path: Path, monkeypatch
             done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (command, done.stderr)
     assert _files(tmp_path / "copy.model") == ["emb_vector", "key"]
+
+
+def test_the_page_on_tables_is_true(
+    run: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python and its commands, in their order; and its options are there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBCACHE_URL", service.url)
+    text = (Path(__file__).parent.parent / "docs/tables.md").read_text().replace("http://127.0.0.1:7070", service.url)
+    with Client(service.url) as client, contextlib.suppress(UnknownTable):
+        client.drop_table("item")  # of the tests above
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```|^    (embcache [^\n]*)$", text, re.DOTALL | re.MULTILINE)
+    assert sum(bool(command) for _, command in blocks) == 10
+    for code, command in blocks:
+        exec(code, names)
+        if command:
+            done = run(*shlex.split(command)[1:])
+            assert done.code == 0, (command, done.err)
+    names["client"].close()
+    helps = " ".join(run(command, "--help").out for command in ("stage", "switch", "import", "drop-version"))
+    assert set(re.findall(r"--[a-z-]+", text)) <= set(re.findall(r"--[a-z-]+", helps))
 
 
 def test_the_page_on_files_names_every_format() -> None:

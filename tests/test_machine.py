@@ -1,4 +1,5 @@
-"""A random player of lookups, updates, imports, drops, evictions, crashes and reopenings, against the oracle."""
+"""A random player of lookups, updates, imports, versions that are staged, followed, switched and dropped, evictions,
+crashes and reopenings, against the oracle."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from tests.naive import Naive, NaiveProducer, NaiveTable, rounded
 
 NAMES = ["a", "b", "c"]
 DTYPES = ["f32", "f16", "bf16", "q8"]
+LABELS = ["x", "y"]
 DEFAULTS: list[Any] = ["zeros", {"uniform": 0.5}]
 WORLD = np.unique(np.random.default_rng(7).integers(0, 2**64, 900, dtype=np.uint64))  # far more than are kept warm
 PRODUCERS = ["trainer-0", "trainer-1"]
@@ -82,11 +84,14 @@ class Hierarchy(RuleBasedStateMachine):
         for name, table in self.naive.tables.items():
             self.check(name, WORLD, table.dtype)
             self.check(name, WORLD[-100:], table.dtype)
+        for (name, label), version in self.naive.others.items():
+            self.check(name, WORLD, version.dtype, label)
 
-    def check(self, name: str, ids: Any, wire: str) -> None:
-        found = self.cache.lookup({name: ids}, dtype=wire)
+    def check(self, name: str, ids: Any, wire: str, version: str | None = None) -> None:
+        found = self.cache.lookup({name: ids}, dtype=wire, version=version)
         assert found.position >= self.position
-        wanted, there = self.naive.lookup(name, ids.tolist(), wire)
+        assert found[name].version == (version or self.naive.labels[name])
+        wanted, there = self.naive.lookup(name, ids.tolist(), wire, version)
         np.testing.assert_array_equal(found[name].rows, wanted)
         tiers = np.where(np.isin(found[name].status, [WARM, COLD]), 1, found[name].status)
         assert tiers.tolist() == [1 if row else MISSING for row in there]
@@ -99,15 +104,23 @@ class Hierarchy(RuleBasedStateMachine):
         table = self.naive.tables.get(name)
         if table is not None:  # a new version of the same table
             dim, spec = table.dim, None  # type: ignore[assignment]
+        label, ids, rows = self.imported(name, spec, dim, random, seed)
+        if table is None:
+            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add)
+        self.naive.labels[name] = label
+        self.naive.tables[name].load(ids.tolist(), rows)
+
+    def imported(
+        self, name: str, spec: Any, dim: int, random: np.random.Generator, seed: int, version: str | None = None
+    ) -> tuple[str, Any, Any]:
+        """The label of a version that is filled while producers push, and what with: ids and rows."""
         ids = WORLD[random.random(WORLD.size) < random.random()]
         rows = random.standard_normal((ids.size, dim), dtype=np.float32)
-        with self.cache.importing(name, spec) as filling:
+        with self.cache.importing(name, spec, version) as filling:
             for begin in range(0, ids.size, 250):
                 filling.write(ids[begin : begin + 250], rows[begin : begin + 250])
             self.train(seed)
-        if table is None:
-            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add)
-        self.naive.tables[name].load(ids.tolist(), rows)
+        return filling.version, ids, rows
 
     @precondition(lambda self: self.naive.tables)
     @rule(wire=st.sampled_from(DTYPES), count=st.integers(0, 300), seed=seeds, data=st.data())
@@ -136,7 +149,76 @@ class Hierarchy(RuleBasedStateMachine):
         self.train(seed)
         name = data.draw(st.sampled_from(sorted(self.naive.tables)))
         self.cache.drop_table(name)
-        del self.naive.tables[name]
+        self.naive.drop(name)
+
+    # --- versions ------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.naive.tables)
+    @rule(label=st.sampled_from(LABELS), follow=st.booleans(), seed=seeds, data=st.data())
+    def stage(self, label: str, follow: bool, seed: int, data: st.DataObject) -> None:
+        self.train(seed)
+        name = data.draw(st.sampled_from(sorted(self.naive.tables)))
+        live, dtype = self.naive.tables[name], DTYPES[seed % 4]
+        add = dtype == "f32" or seed % 3 == 0
+        spec = {"dtype": dtype, "default": DEFAULTS[seed % 2], "add": add}
+        version = NaiveTable(live.dim, dtype, DEFAULTS[seed % 2], add, follow)
+        taken = label == self.naive.labels[name] or (name, label) in self.naive.others
+        if taken or not can_follow(live, version):
+            with np.testing.assert_raises(Conflict):
+                self.cache.stage(name, label, spec, follow=follow)
+        else:
+            self.cache.stage(name, label, spec, follow=follow)
+            self.naive.others[name, label] = version
+
+    @precondition(lambda self: self.naive.others)
+    @rule(seed=seeds, data=st.data())
+    def fill_version(self, seed: int, data: st.DataObject) -> None:
+        name, label = data.draw(st.sampled_from(sorted(self.naive.others)))
+        version, random = self.naive.others[name, label], np.random.default_rng(seed)
+        if self.states()[name, label] == "retired":
+            with np.testing.assert_raises(Conflict):
+                self.cache.importing(name, None, label)
+            return
+        _, ids, rows = self.imported(name, None, version.dim, random, seed, label)
+        version.load(ids.tolist(), rows)
+
+    @precondition(lambda self: self.naive.others)
+    @rule(follow=st.sampled_from([None, True, False]), warm=st.booleans(), seed=seeds, data=st.data())
+    def switch(self, follow: bool | None, warm: bool, seed: int, data: st.DataObject) -> None:
+        """Some tables at once, while updates are on their way."""
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.naive.others)), min_size=1))
+        targets = dict(chosen)
+        self.train(seed)
+        if all(self.may_switch(name, label, follow) for name, label in targets.items()):
+            self.cache.switch(targets, follow=follow, warm_s=WAIT if warm else 0.0)
+            self.naive.switch(targets, follow)
+        else:
+            with np.testing.assert_raises(Conflict):
+                self.cache.switch(targets, follow=follow, warm_s=WAIT)
+        self.train(seed + 1)
+        self.settle()
+        for name in targets:
+            self.check(name, WORLD[:200], self.naive.tables[name].dtype)
+
+    def may_switch(self, name: str, label: str, follow: bool | None) -> bool:
+        """Whether those that follow can take what the new live version takes."""
+        live, after = self.naive.tables[name], self.naive.others[name, label]
+        keeps = live.follow if follow is None else follow
+        others = [other for (table, at), other in self.naive.others.items() if table == name and at != label]
+        return all(can_follow(after, other) for other in others) and not (keeps and narrower(live, after))
+
+    @precondition(lambda self: self.naive.others)
+    @rule(seed=seeds, data=st.data())
+    def drop_version(self, seed: int, data: st.DataObject) -> None:
+        self.train(seed)
+        name, label = data.draw(st.sampled_from(sorted(self.naive.others)))
+        with np.testing.assert_raises(Conflict):
+            self.cache.drop_version(name, self.naive.labels[name])
+        self.cache.drop_version(name, label)
+        del self.naive.others[name, label]
+
+    def states(self) -> dict[tuple[str, str], str]:
+        return {(entry["table"], entry["label"]): entry["state"] for entry in self.cache.stats()["tables"]}
 
     @precondition(lambda self: self.restarts < 2)
     @rule(seed=seeds)
@@ -281,12 +363,25 @@ class Hierarchy(RuleBasedStateMachine):
 
     def check_restarted(self) -> None:
         """All tables and producers are there, and every row."""
-        assert sorted(self.cache.tables()) == sorted(self.naive.tables)
+        live = {(name, label) for name, label in self.naive.labels.items()}
+        there = self.states()
+        assert {key for key, state in there.items() if state == "live"} == live
+        assert there.keys() == live | self.naive.others.keys()
         assert self.cache.position >= self.position
         for name, known in self.naive.producers.items():
             assert told(updatecalls.show_producer(self.cache.attached(), name).result()) == told(known)
             self.push_again(name)
         self.look_everywhere()
+
+
+def narrower(version: NaiveTable, live: NaiveTable) -> bool:
+    """Whether it cannot take an `add` that the live one takes."""
+    return live.cold == "f32" and version.cold != "f32"
+
+
+def can_follow(live: NaiveTable, version: NaiveTable) -> bool:
+    """Whether it need not, or can."""
+    return not version.follow or not narrower(version, live)
 
 
 def told(producer: updatecalls.Producer | NaiveProducer) -> tuple[int, int, bytes]:

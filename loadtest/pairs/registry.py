@@ -20,6 +20,7 @@ from loadtest.pairs import (
     update_durable,
     update_sustained,
     update_visible,
+    version_switch,
     warm_lookup,
 )
 from loadtest.pairs.base import Pair
@@ -43,6 +44,7 @@ ALL: tuple[Pair, ...] = (
     update_visible.PAIR,
     lookup_while_updating.PAIR,
     update_apply.PAIR,
+    version_switch.PAIR,
     memory.PAIR,
     startup.WARM,
     startup.FIRST,

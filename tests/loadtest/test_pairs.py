@@ -30,6 +30,7 @@ from loadtest.pairs import (
     update_durable,
     update_sustained,
     update_visible,
+    version_switch,
     warm_lookup,
     warm_service,
 )
@@ -271,6 +272,14 @@ def test_update_visible_compares_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lookup_while_updating(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measured(monkeypatch, lookup_while_updating, ROWS=8_000, BATCH_IDS=256, PEAK_S=0.2, SLICE_S=0.2)
     assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+
+
+def test_version_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, version_switch)
+    outcome = measured(monkeypatch, version_switch, ROWS=8_000, PEAK_S=0.2, SLICE_S=0.4)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert outcome.note.endswith("warmed 100% of the rows")
+    assert sides == [f"version v{number}" for number in range(1, 5)]
 
 
 def test_update_apply(monkeypatch: pytest.MonkeyPatch) -> None:
