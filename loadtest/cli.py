@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from loadtest.criteo import add_criteo
 from loadtest.load.commands import add_commands
 from loadtest.slices import DEFAULT_ROUNDS
 from loadtest.train.command import add_train
@@ -129,3 +130,4 @@ def _failures_said(console: Console) -> Iterator[None]:
 
 add_commands(app, _failures_said)
 add_train(app, _failures_said)
+add_criteo(app, _failures_said)
