@@ -58,7 +58,7 @@ class Front:
 
     def answer_again(self, scope: Scope, body: bytes) -> Answer | None:
         """See connection.AnswersNow."""
-        return self.lookups.answer_again(body) if scope["path"] == LOOKUP_PATH else None
+        return self.lookups.answer_again(scope, body) if scope["path"] == LOOKUP_PATH else None
 
 
 def _build(service: Service) -> FastAPI:

@@ -100,7 +100,7 @@ class LookupEndpoint:
         arrived = time.monotonic()
         try:
             self._admit(scope)
-            answer = self.answer_again(body)
+            answer = self.answer_again(scope, body)
             if answer is not None:
                 return answer
             cache = self._reader.cache()
@@ -116,7 +116,7 @@ class LookupEndpoint:
             return None
         return self._answer(reply)
 
-    def answer_again(self, body: bytes) -> Answer | None:
+    def answer_again(self, scope: Scope, body: bytes) -> Answer | None:
         """The answer to a request that is like one before, but for its ids, if the arena has all its rows.
 
         For who was admitted. None: nothing was begun.
@@ -124,8 +124,9 @@ class LookupEndpoint:
         arrived = time.monotonic()
         if len(body) > self._server.max_body_bytes:
             return None
+        over_tcp = scope["client"] is not None  # a Unix socket gains nothing from halves
         try:
-            answered = self._repeats.answer(self._reader.cache(), body)
+            answered = self._repeats.answer(self._reader.cache(), body, in_halves=over_tcp)
         except EmbcacheError:  # said by the usual way
             return None
         if answered is None:

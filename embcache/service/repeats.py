@@ -28,7 +28,7 @@ from embcache.service.sending import Reply
 KINDS = 16  # of requests that are known at a time
 _SEEN = 256  # likenesses seen once; a second time one is worth knowing
 _LAYOUTS = 256  # of replies, by their number of ids
-HALVED_FROM = 512 << 10  # bytes of a reply
+HALVED = range(512 << 10, 4 << 20)  # bytes of a reply; more than that waits for its reader in any case
 _ID_BYTES = 8
 _BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # msgpack's bytes: how many bytes tell the size
 
@@ -172,16 +172,16 @@ class Repeats:
         self._kinds: list[_Kind] = []
         self._seen: OrderedDict[Likeness, None] = OrderedDict()
 
-    def answer(self, cache: EmbeddingCache, body: bytes) -> Answered | None:
+    def answer(self, cache: EmbeddingCache, body: bytes, *, in_halves: bool) -> Answered | None:
         """The reply, if the body is of a known kind and the arena has all its rows; None, and nothing was done.
 
-        Of a large reply it is the first half, for which that holds.
+        in_halves: of a large reply the first half is enough, and then it is what the arena has all rows of.
         """
         for place, kind in enumerate(self._kinds):
             ids = kind.likeness.ids_in(body)
             if ids is not None:
                 if kind.lookup.is_current(cache.attachment):
-                    return self._answer(kind, ids)
+                    return self._answer(kind, ids, in_halves)
                 del self._kinds[place]
                 break
         return None
@@ -201,7 +201,7 @@ class Repeats:
             self._kinds.insert(0, _Kind(likeness, lookup, request))
             del self._kinds[KINDS:]
 
-    def _answer(self, kind: _Kind, ids: memoryview) -> Answered | None:
+    def _answer(self, kind: _Kind, ids: memoryview, in_halves: bool) -> Answered | None:
         count = len(ids) // _ID_BYTES
         if count > self._max_ids or not kind.lookup.takes(count):
             return None
@@ -210,7 +210,7 @@ class Repeats:
         reply = Reply(array.data, buffer)
         layout.skeleton.write(reply.body)
         answered = Answered(kind, ids, reply, address_of(array), layout)
-        if not answered.go_on(count if layout.size < HALVED_FROM else (count + 1) // 2):
+        if not answered.go_on((count + 1) // 2 if in_halves and layout.size in HALVED else count):
             self._give_back(reply)
             return None
         return answered
