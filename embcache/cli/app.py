@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from embcache import __version__
-from embcache.cli import versions
+from embcache.cli import snapshots, versions
 from embcache.cli.options import (
     DTYPES,
     ConfigOption,
@@ -230,6 +230,7 @@ def plan(
 
 
 versions.register(app)
+snapshots.register(app)
 
 
 def main() -> None:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from embcache.config import Cold
 from embcache.errors import ConfigError
 from embcache_storage.store import RowStore, StoreError, StoreLocked
 
+if TYPE_CHECKING:
+    from embcache_storage.rocks import RocksOptions
+
+
+def engine_options(cold: Cold) -> RocksOptions:
+    """What the settings say of the store."""
+    from embcache_storage.rocks import RocksOptions  # rocksdict takes its time
+
+    return RocksOptions(
+        block_cache=cold.block_cache,
+        write_buffer=cold.write_buffer,
+        wal_limit=cold.wal_limit,
+        open_timeout_s=cold.open_timeout_s,
+    )
+
 
 def open_store(cold: Cold) -> RowStore:
     """The store in `cold.path`, made where there is none. ConfigError when the folder cannot be used or is locked."""
-    from embcache_storage.rocks import RocksOptions, RocksStore  # rocksdict takes its time
+    from embcache_storage.rocks import RocksStore
 
     try:
         cold.path.mkdir(parents=True, exist_ok=True)
-        return RocksStore(
-            cold.path / "rocksdb",
-            RocksOptions(
-                block_cache=cold.block_cache,
-                write_buffer=cold.write_buffer,
-                wal_limit=cold.wal_limit,
-                open_timeout_s=cold.open_timeout_s,
-            ),
-        )
+        return RocksStore(cold.path / "rocksdb", engine_options(cold))
     except StoreLocked as error:
         raise ConfigError(
             f"cold.path {cold.path}: another process has it open; stop that one, attach to it (EmbeddingCache.attach), "

@@ -23,6 +23,7 @@ from embcache.owner.parts import Parts
 from embcache.owner.reads import Reads, Targets
 from embcache.owner.rings import Rings
 from embcache.owner.server import Greeting, Server
+from embcache.owner.snapshot_calls import SnapshotCalls
 from embcache.owner.stats import Stats
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
@@ -55,6 +56,7 @@ class Owner:
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
         self._operations = Operations(self.parts, stats)
+        self._snapshots = SnapshotCalls(self.parts, settings.cold)
         self.server = Server(settings.cold.path, self._greet)
         self._watches: list[asyncio.Task[None]] = []
 
@@ -73,6 +75,7 @@ class Owner:
         """Stop listening, finish what was asked within `grace_s` seconds, then close everything, the store last."""
         self.parts.feeds.close()  # their calls wait for news, and positions for their readers
         await self.server.stop(grace_s)
+        await self._snapshots.close()
         for watch in self._watches:
             watch.cancel()
         if self._watches:
@@ -114,4 +117,4 @@ class Owner:
             feed.link_ended()
             self.rings.remove(ring)
 
-        return Greeting(meta, fds, self._operations.of(feed), on_close)
+        return Greeting(meta, fds, self._snapshots.beside(self._operations.of(feed)), on_close)
