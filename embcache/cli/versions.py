@@ -101,7 +101,7 @@ def switch(
         bool | None,
         typer.Option("--follow/--no-follow", help="Whether updates go on to the versions before; as staged without."),
     ] = None,
-    warm: Annotated[float, typer.Option(help="Seconds that warming them may take.", min=0, max=600)] = WARM_S,
+    warm: Annotated[float, typer.Option(help="Seconds that warming them may take.", min=0, max=300)] = WARM_S,
 ) -> None:
     """Make versions live, of any number of tables at once; the ones before stay to go back to, the same way.
 

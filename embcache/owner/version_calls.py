@@ -12,7 +12,7 @@ from embcache.owner.parts import Parts
 from embcache.owner.server import Answer
 from embcache.owner.warmup import WarmUp
 
-MAX_WARM_S = 600.0
+MAX_WARM_S = 300.0  # less than what readers wait for an answer
 MAX_TABLES = 1024  # of one switch
 
 

@@ -29,6 +29,7 @@ from embcache.owner.tables import Move, Tables
 from embcache.owner.threads import log
 
 PIECE_IDS = 1024
+PIECE_BYTES = 1 << 20  # of rows
 LIST_SETS = 4096  # whose ids are listed in one step of the loop
 _LEAST_PAUSE_S = 0.001
 _OVERLOADED_S = 0.05
@@ -85,7 +86,8 @@ class WarmUp:
         region = self._memory.region(warming.move.after.number)
         fitting = ids[: 0 if region is None else int(region.region.slots * FILL)]
         warming.ids = len(fitting)
-        warming.line = deque(fitting[begin : begin + PIECE_IDS] for begin in range(0, len(fitting), PIECE_IDS))
+        step = max(1, min(PIECE_IDS, PIECE_BYTES // warming.move.after.row_bytes))
+        warming.line = deque(fitting[begin : begin + step] for begin in range(0, len(fitting), step))
 
     async def _held(self, version: int) -> AsyncIterator[tuple[Ids, np.ndarray[tuple[int], np.dtype[np.uint8]]]]:
         """The ids that a version has in memory, with their use, a slice of its sets at a time."""

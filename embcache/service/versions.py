@@ -51,8 +51,8 @@ async def switch_versions(request: Request, service: TheService) -> dict[str, An
     if not tables or not all(isinstance(version, str) for version in tables.values()):
         mistyped("tables", tables, 'a map from tables to their versions, such as {"item": "next"}')
     warm_s = body.get("warm_s", WARM_S)
-    if isinstance(warm_s, bool) or not isinstance(warm_s, int | float):
-        mistyped("warm_s", warm_s, "a number of seconds")
+    if isinstance(warm_s, bool) or not isinstance(warm_s, int | float) or not 0 <= warm_s < 1e9:
+        mistyped("warm_s", warm_s, "a number of seconds, from 0 to 300")
     switched = await service.reader.cache().switch_async(tables, _flag(body), warm_s)
     return {"tables": tables, "warmed": dict(switched.warmed), "position": str(switched.position)}
 
