@@ -299,6 +299,15 @@ def test_nothing_is_restored_over_data_in_use_or_from_what_is_damaged(folder: Pa
     assert marks(folder) == b"mine"
 
 
+@pytest.mark.parametrize("path", ["relative", "/no/such/folder", "data/rocksdb/inside"])
+def test_no_snapshot_is_taken_where_none_can_be(folder: Path, path: str) -> None:
+    target = folder.parent / path if path.startswith("data") else Path(path)
+    with pytest.raises(ConfigError, match=r"absolute path|is no folder|within the database"):
+        take(folder, target)
+    with pytest.raises(ConfigError, match="there is no data yet"):
+        take(folder / "empty", folder.parent / "snapshot")
+
+
 def test_a_copy_of_a_data_folder_can_be_put_back_too(data: Path, folder: Path, tmp_path: Path) -> None:
     told = restore(tmp_path / "elsewhere", data)
     assert told["rows"] == len(IDS)
