@@ -150,7 +150,8 @@ class Embedding(_Rows):
         gives, to rows of which each id stands once. Without a trainer the output requires no grad. Rows that came late
         or damaged get no gradient, nor do missing ones that are skipped.
     own_writes: flush the trainer before each lookup, and wait until it is applied: the model reads what it wrote.
-    dtype: of rows on the wire: "f32", "f16", "bf16" or "q8". deadline_ms, version: as in Client.lookup.
+    dtype: of rows on the wire: "f32", "f16", "bf16" or "q8". deadline_ms, version: as in Client.lookup. What a trainer
+        pushes goes to the live version, and to those that follow it.
     feature: as which raw values are hashed for a trainer; asked of the source where it is not given.
     scale_grad_by_freq: as torch's. sparse: has no effect, since only rows that were asked for are ever changed.
     device: of the output, as for any module; ids may lie anywhere.
