@@ -59,11 +59,10 @@ def check(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     source = cold.path / "rocksdb"
     if not source.is_dir():
         raise ConfigError(f"{cold.path}: there is no data: it has no folder rocksdb")
-    (source / "staging").mkdir(exist_ok=True)
-    staged = source / "staging" / f"check-{id(order):x}"
+    staged = rocks_checkpoint.staging(source, "check")
     try:
         lost = rocks_checkpoint.take(source, staged, tell)
-        told = audited(staged, cold, tell)
+        told = audited(staged, source, cold, tell)
         told["findings"] = [
             asdict(Finding(f"the file {name} is gone", str(source), "import the tables concerned again, or " + RESTORE))
             for name in lost
@@ -75,16 +74,20 @@ def check(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def audited(folder: Path, cold: Cold, tell: Tell) -> dict[str, Any]:
-    """As `check`, of a database that nobody has open."""
+def audited(folder: Path, source: Path, cold: Cold, tell: Tell) -> dict[str, Any]:
+    """As `check`, of a copy that nobody has open. Files are named as those of the source, which they are."""
     try:
         store = RocksStore(folder, engine_options(cold))
     except (StoreCorrupt, StoreTimeout) as error:
-        return _nothing([Finding(str(error), str(folder), RESTORE)])
-    try:
-        return _Audit(store, tell).run()
-    finally:
-        store.close()
+        told = _nothing([Finding(str(error), str(source), RESTORE)])
+    else:
+        try:
+            told = _Audit(store, tell).run()
+        finally:
+            store.close()
+    for finding in told["findings"]:
+        finding["what"] = finding["what"].replace(str(folder), str(source))
+    return told
 
 
 def _nothing(findings: list[Finding]) -> dict[str, Any]:

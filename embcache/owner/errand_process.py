@@ -19,6 +19,7 @@ from embcache.owner import audit, snapshots
 from embcache.owner.errands import Tell
 from embcache.owner.hotline import failed
 from embcache.owner.threads import service_error
+from embcache_storage.store import StoreError
 
 _NICE = 10
 _TELL_EVERY_S = 0.1
@@ -56,6 +57,8 @@ def told_error(error: Exception) -> Any:
         name = f"{error.filename}: " if error.filename else ""
         full = StorageFull(f"{name}{error.strerror or error}")
         return full if error.errno in snapshots.FULL else ConfigError(f"{name}{error.strerror or error}")
+    if type(error) is StoreError:  # none of the kinds that say more, so it is about the folder
+        return ConfigError(str(error))
     return service_error(error)
 
 

@@ -41,7 +41,6 @@ ABOUT: Final = "snapshot.json"
 MARK: Final = "restoring"
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOBODYS: Final = Lineage("a snapshot", "", False)
-_STAGING: Final = "staging"  # of the store, which empties it when it is opened
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 
@@ -55,7 +54,7 @@ def take(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     source, target = cold.path / "rocksdb", Path(order["target"])
     _check_target(source, target)
     hidden = target.with_name(f".{target.name}.part")
-    staged = staging(source, "snapshot")
+    staged = rocks_checkpoint.staging(source, "snapshot")
     try:
         tell("link", 0, 0)
         _copied(source, staged, tell)
@@ -105,7 +104,7 @@ def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
                 path.rename(staged / path.name)
             copy.rmdir()
             tell("check", 0, 0)
-            found = audit.audited(staged, cold, tell)
+            found = audit.audited(staged, source, cold, tell)
             if found["findings"]:
                 raise StorageCorrupt(_told(source.parent, found["findings"]), {"findings": len(found["findings"])})
             tell("complete", 0, 0)
@@ -118,12 +117,6 @@ def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         tell("exchange", 0, 0)
         kept = _exchange(place, staged, tell)
     return {"position": position, "rows": found["rows"], "kept": None if kept is None else str(kept)}
-
-
-def staging(source: Path, name: str) -> Path:
-    """A path for a copy of a database, in a folder that the database empties when it is opened."""
-    (source / _STAGING).mkdir(exist_ok=True)
-    return source / _STAGING / f"{name}-{secrets.token_hex(4)}"
 
 
 def _check_target(source: Path, target: Path) -> None:

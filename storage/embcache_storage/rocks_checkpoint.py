@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -66,6 +67,12 @@ def take(source: Path, target: Path, tell: Tell) -> list[str]:
     (target / _LOGS).rmdir()
     check_folder(target)
     return lost
+
+
+def staging(database: Path, name: str) -> Path:
+    """A path for a copy of a database, in a folder that the database empties when it is opened."""
+    (database / "staging").mkdir(exist_ok=True)
+    return database / "staging" / f"{name}-{secrets.token_hex(4)}"
 
 
 def make_durable(folder: Path) -> None:
