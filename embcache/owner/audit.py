@@ -77,7 +77,7 @@ def check(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 def audited(folder: Path, source: Path, cold: Cold, tell: Tell) -> dict[str, Any]:
     """As `check`, of a copy that nobody has open. Files are named as those of the source, which they are."""
     try:
-        store = RocksStore(folder, engine_options(cold))
+        store = RocksStore(folder, engine_options(cold, merge=False))
     except (StoreCorrupt, StoreTimeout) as error:
         told = _nothing([Finding(str(error), str(source), RESTORE)])
     else:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from embcache_storage.rocks import RocksOptions
 
 
-def engine_options(cold: Cold) -> RocksOptions:
-    """What the settings say of the store."""
+def engine_options(cold: Cold, *, merge: bool = True) -> RocksOptions:
+    """What the settings say of the store. merge: whether its files are merged in the background."""
     from embcache_storage.rocks import RocksOptions  # rocksdict takes its time
 
     return RocksOptions(
@@ -21,6 +21,7 @@ def engine_options(cold: Cold) -> RocksOptions:
         write_buffer=cold.write_buffer,
         wal_limit=cold.wal_limit,
         open_timeout_s=cold.open_timeout_s,
+        merge=merge,
     )
 
 

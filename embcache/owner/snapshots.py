@@ -139,7 +139,7 @@ def _copied(source: Path, target: Path, tell: Tell) -> None:
 
 def _complete(folder: Path, cold: Cold) -> dict[str, Any]:
     """Open a copy, so that nothing is left to be replayed, and mark it as nobody's -> what it is."""
-    store = RocksStore(folder, engine_options(cold))
+    store = RocksStore(folder, engine_options(cold, merge=False))
     try:
         data = store.get_meta(KEY)
         if data is None:

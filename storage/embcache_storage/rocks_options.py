@@ -30,6 +30,7 @@ class RocksOptions:
 
     Behaviour:
     compression     of blocks. Float rows hardly compress, so none; "lz4" or "zstd" may pay for tables of many zeros.
+    merge           whether files are merged in the background. Not in a copy that is only looked at.
     open_timeout_s  seconds for opening after a crash. Some damage makes RocksDB spin for ever: this ends it.
     wal_limit       largest write-ahead log over all versions. Raising it makes flushes rarer and a start after a crash
                     slower.
@@ -47,6 +48,7 @@ class RocksOptions:
     """
 
     compression: Literal["none", "lz4", "zstd"] = "none"
+    merge: bool = True
     open_timeout_s: float = 60.0
     wal_limit: int = 512 << 20
     block_cache: int = 0
@@ -97,6 +99,7 @@ def _database_options(options: RocksOptions, cache: Any, buffers: Any) -> Any:
 def _family_options(options: RocksOptions, cache: Any) -> Any:
     made = Options(raw_mode=True)
     made.set_compression_type(getattr(DBCompressionType, options.compression)())
+    made.set_disable_auto_compactions(not options.merge)
     made.set_write_buffer_size(min(64 << 20, max(256 << 10, options.write_buffer // 4)))
     blocks = BlockBasedOptions()
     blocks.set_format_version(FORMAT_VERSION)

@@ -23,6 +23,8 @@ from embcache.owner import audit, errands, snapshots
 from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY
 from embcache.owner.errands import Tell
+from embcache.owner.lineage import KEY as LINEAGE
+from embcache.owner.lineage import Lineage
 from embcache.owner.producers import META
 from embcache.spec import TableSpec
 from embcache.updatecalls import Change as Update
@@ -311,6 +313,8 @@ def test_no_snapshot_is_taken_where_none_can_be(folder: Path, path: str) -> None
 def test_a_copy_of_a_data_folder_can_be_put_back_too(data: Path, folder: Path, tmp_path: Path) -> None:
     told = restore(tmp_path / "elsewhere", data)
     assert told["rows"] == len(IDS)
+    with opened(tmp_path / "elsewhere") as store:
+        assert Lineage.from_bytes(store.get_meta(LINEAGE) or b"").files == "a snapshot", "nobody goes on in its history"
     histories = set()
     for place in (folder, tmp_path / "elsewhere"):
         with OwnerThread(RocksStore(place / "rocksdb"), place, [ITEM]) as owner:
