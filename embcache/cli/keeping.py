@@ -80,10 +80,10 @@ def take_snapshot(place: Place, target: Path) -> dict[str, Any]:
             raise
 
 
-def restore_snapshot(cold: str, source: Path) -> dict[str, Any]:
+def restore_snapshot(cold: str, source: Path, *, force: bool) -> dict[str, Any]:
     """Put a snapshot in the place of stopped data, see embcache/owner/snapshots.py."""
     with _bar("restore") as tell:
-        return errands.run("restore", {"cold": cold, "source": str(source)}, tell)
+        return errands.run("restore", {"cold": cold, "source": str(source), "force": force}, tell)
 
 
 def audit(place: Place) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def shown_snapshot(told: dict[str, Any]) -> str:
 
 def shown_restored(told: dict[str, Any]) -> str:
     kept = "" if told["kept"] is None else f"\nwhat was there is kept in {told['kept']}: remove it when you are sure"
-    return f"restored {told['rows']:,} rows, as of position {told['position']}; a new history begins{kept}"
+    damaged = f"\nit is damaged: {told['findings']} findings, see `embcache check`" if told["findings"] else ""
+    return f"restored {told['rows']:,} rows, as of position {told['position']}; a new history begins{damaged}{kept}"
 
 
 def shown_audit(found: dict[str, Any]) -> str:

@@ -51,7 +51,12 @@ def snapshot(
         typer.echo(shown_snapshot(take_snapshot(place, folder.absolute())))
 
 
-def restore(folder: FolderArgument, config: ConfigOption = None, data: DataOption = None) -> None:
+def restore(
+    folder: FolderArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Also one in which the audit finds damage.")] = False,
+) -> None:
     """Put a snapshot in the place of the data of a service that is stopped. It is audited first.
 
     The rows that were there are kept beside the new ones; a new history of positions begins.
@@ -62,7 +67,7 @@ def restore(folder: FolderArgument, config: ConfigOption = None, data: DataOptio
         raise typer.BadParameter("give either --config CONFIG or --data DIR, the data folder to restore")
     cold = _cold(config, data, None)
     assert cold is not None
-    typer.echo(shown_restored(restore_snapshot(cold, folder.absolute())))
+    typer.echo(shown_restored(restore_snapshot(cold, folder.absolute(), force=force)))
 
 
 def check(

@@ -80,7 +80,8 @@ def take(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """{"source": a snapshot or a copy of a data folder} -> {"position", "rows", "kept": the old rows' path, or null}.
+    """{"source": a snapshot or a copy of a data folder, "force": also a damaged one} -> {"position", "rows",
+    "findings": how many, "kept": the old rows' path, or null}.
 
     ConfigError while somebody has the data folder open, or where there is no data at the source; StorageCorrupt, with
     all findings, for a source that is damaged. Nothing has changed then.
@@ -105,7 +106,7 @@ def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             copy.rmdir()
             tell("check", 0, 0)
             found = audit.audited(staged, source, cold, tell)
-            if found["findings"]:
+            if found["findings"] and not order.get("force"):
                 raise StorageCorrupt(_told(source.parent, found["findings"]), {"findings": len(found["findings"])})
             tell("complete", 0, 0)
             position = _complete(staged, cold)["position"]
@@ -116,7 +117,8 @@ def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             raise
         tell("exchange", 0, 0)
         kept = _exchange(place, staged, tell)
-    return {"position": position, "rows": found["rows"], "kept": None if kept is None else str(kept)}
+    told = {"position": position, "rows": found["rows"], "findings": len(found["findings"])}
+    return {**told, "kept": None if kept is None else str(kept)}
 
 
 def _check_target(source: Path, target: Path) -> None:
@@ -226,4 +228,4 @@ def _exchange_names(one: Path, other: Path) -> None:
 def _told(source: Path, findings: list[dict[str, Any]]) -> str:
     more = "" if len(findings) <= 5 else f"\nand {len(findings) - 5} more"
     shown = "\n".join(f"{each['where']}: {each['what']}" for each in findings[:5])
-    return f"{source} is damaged, and nothing was changed:\n{shown}{more}"
+    return f"{source} is damaged, and nothing was changed (--force puts it back all the same):\n{shown}{more}"

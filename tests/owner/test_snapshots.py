@@ -299,6 +299,9 @@ def test_nothing_is_restored_over_data_in_use_or_from_what_is_damaged(folder: Pa
         restore(folder, tmp_path / "snapshot")
     assert names(folder) == ["rocksdb"]
     assert marks(folder) == b"mine"
+    told = snapshots.restore(Cold(path=folder), {"source": str(tmp_path / "snapshot"), "force": True}, quiet)
+    assert told["findings"] >= 1
+    assert findings(folder), "it is there, as damaged as it is"
 
 
 @pytest.mark.parametrize("path", ["relative", "/no/such/folder", "data/rocksdb/inside"])
