@@ -60,13 +60,13 @@ class Region:
 class TableStats:
     """Counts of a HostTable since it was made. `bytes` is all it takes, arena and the owner's own memory."""
 
-    rows: int
-    slots: int
-    bytes: int
-    inserted: int
-    replaced: int
-    evicted: int
-    marked_absent: int
+    rows: int = 0
+    slots: int = 0
+    bytes: int = 0
+    inserted: int = 0
+    replaced: int = 0
+    evicted: int = 0
+    marked_absent: int = 0
 
 
 class HostTable:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embcache.errors import TooLarge
 from embcache.host.arena import Arena
-from embcache.host.table import HostTable
+from embcache.host.table import HostTable, TableStats
 from embcache.host.tables import HostTables, NoRoomError
 from embcache.owner.shares import Want, moves, shares
 from embcache.owner.threads import log
@@ -146,9 +146,9 @@ class Memory:
                 region.count_use(slots[entries == entry])
 
     def stats(self, version: int) -> dict[str, int]:
-        """Counts of a version's region."""
+        """Counts of a version's region; zeros where it has none."""
         held = self.tables.get(version)
-        return {} if held is None else dataclasses.asdict(held.table.stats())
+        return dataclasses.asdict(TableStats() if held is None else held.table.stats())
 
     def totals(self) -> dict[str, int]:
         """Bytes of the whole arena; `huge` are those in huge pages."""

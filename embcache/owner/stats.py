@@ -28,20 +28,25 @@ class Stats:
         `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
         the arena; `memory` is bytes by use; `updates` is positions, what waits, and counts since the owner started.
         """
-        tables = []
-        for version in self._parts.tables.versions():
-            try:
-                tables.append(await self._version(version))
-            except VersionGone:  # dropped while we counted
-                continue
-        memory = {
-            **await self._parts.threads.bulk(self._parts.store.memory),
-            **_named("arena", self._parts.memory.totals()),
-        }
+        store = await self._parts.threads.bulk(self._parts.store.memory)
+        sizes = await self._sizes()
+        # Nothing is waited for from here on: the entries are of one catalogue, in which each table has a live version.
+        tables = [self._version(version, sizes[version.number]) for version in self._parts.tables.versions()]
+        memory = {**store, **_named("arena", self._parts.memory.totals())}
         return {"tables": tables, "memory": memory, "owner": self._owner(), "updates": self._updates()}
 
-    async def _version(self, version: Version) -> dict[str, Any]:
-        cold_bytes = await self._parts.threads.bulk(self._parts.store.disk_bytes, version.number)
+    async def _sizes(self) -> dict[int, int]:
+        """Bytes on disk of all versions that there are when it ends, by number."""
+        sizes: dict[int, int] = {}
+        while new := [version.number for version in self._parts.tables.versions() if version.number not in sizes]:
+            for number in new:
+                try:
+                    sizes[number] = await self._parts.threads.bulk(self._parts.store.disk_bytes, number)
+                except VersionGone:  # while others were looked at
+                    sizes[number] = 0
+        return sizes
+
+    def _version(self, version: Version, cold_bytes: int) -> dict[str, Any]:
         return {
             "table": version.spec.name,
             "label": version.label,
