@@ -57,7 +57,8 @@ class SecondHalf:
         cache = await self._reader.current()
         begun = self._answered.kind.lookup
         views = cache.ready_attachment().views
-        if views.history != begun.history or views.find(query.table, query.version).number != begun.view.number:
+        view = views.versions.get((begun.view.spec.name, begun.view.label))
+        if views.history != begun.history or view is None or view.number != begun.view.number:
             raise NotReady("the tables are others than those of which the reply's first half is")
         lookup = cache.prepare([query], self._answered.kind.dtype, use_hot=False)
         for _ in lookup.steps(np.frombuffer(self._answered.reply.body, np.uint8), [place]):
