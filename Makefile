@@ -1,7 +1,7 @@
 # Everything here needs only make and python3 (3.11 to 3.13): the first target that needs it sets up .venv, once.
 #
 #   make demo   [DATA=DIR] [DEMO_ONCE=1]   start a service, fill it, replay lookups, print a table, serve on
-#   make test   [ARGS="-k name"]           run the tests
+#   make test   [ARGS="-k name"] [JOBS=0]  run the tests, in two processes; in this one
 #   make gpu-check [ARGS="--only smoke"]   check and measure the hot tier on a GPU; see docs/operations.md
 #   make bench  [ARGS="--only NAME"]       compare with peers; without ARGS it also writes docs/benchmarks.md
 #   make lint   make types   make setup   make clean
@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+JOBS ?= 2
 
 export DATA DEMO_ONCE
 
@@ -19,7 +20,7 @@ demo: setup
 	@$(RUN) -m loadtest demo
 
 test: setup
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Without setting anything up: a GPU machine has its own Python, with CuPy for its driver.
 gpu-check:

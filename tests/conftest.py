@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from embcache.gpu.emulated import device
+from tests.gpu.patience import be_patient
 
 
 def pytest_configure() -> None:
-    """Tests say what they set: variables of whoever runs them would change what is tested. One says on which device."""
+    """Tests say what they set: variables of whoever runs them would change what is tested. One says on which device.
+
+    A device that is slow is none that hangs.
+    """
     for variable in [name for name in os.environ if name.startswith("EMBCACHE_") and name != "EMBCACHE_TEST_DEVICE"]:
         del os.environ[variable]
+    be_patient()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,6 +33,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 CALL = """
 import importlib, sys
+from tests.gpu.patience import be_patient
+be_patient()
 module, function = sys.argv[1].split(":")
 getattr(importlib.import_module(module), function)(*sys.argv[2:])
 """

@@ -10,11 +10,10 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.gpu.patience import be_patient
 from tests.gpucheck.check import Check, Skipped
 from tests.gpucheck.runner import FAILED, PASSED, SKIPPED, Run
 from tests.gpucheck.stages import Stage
-
-_PATIENCE_S = 60.0  # under a tool that makes every launch slow
 
 
 def main() -> int:
@@ -27,8 +26,8 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--patient", action="store_true", help="wait long for what runs on the device")
     arguments = parser.parse_args()
-    if arguments.patient:
-        _be_patient()
+    if arguments.patient or arguments.device == "emulated":
+        be_patient()
     run = Run(arguments.device, arguments.commit, arguments.small, arguments.out)
     check = Check(arguments.device, arguments.small, arguments.out)
     stage = Stage(arguments.stage, arguments.module, 0)
@@ -53,12 +52,6 @@ def _write(run: Run, stage: Stage, line: dict[str, object], check: Check) -> Non
         run.write(stage, line, check.known_name)
     else:
         print(line, flush=True)
-
-
-def _be_patient() -> None:
-    from embcache.gpu import launcher, table
-
-    launcher.LIMIT_S = table.LIMIT_S = _PATIENCE_S
 
 
 if __name__ == "__main__":
