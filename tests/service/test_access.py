@@ -113,7 +113,7 @@ def test_limits_are_told_and_kept(guarded: Running) -> None:
     assert lookup(50) == (200, "")
     assert lookup(100) == (
         413,
-        "the reply would take 1638656 bytes, more than server.reply_pool (1048576) has: split the request",
+        "the reply would take 1638640 bytes, more than server.reply_pool (1048576) has: split the request",
     )
     assert lookup(101) == (413, "the request asks for 101 ids; at most 100 go in one, so split it")
     assert lookup(600) == (
