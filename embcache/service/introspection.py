@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from embcache import metrics, updatecalls
-from embcache.errors import EmbcacheError
+from embcache.errors import EmbcacheError, NotReady
 from embcache.hot.tier import HotTier
 from embcache.metrics import Gauge
 from embcache.service.context import Service, TheService, needs
@@ -17,6 +18,8 @@ from embcache.service.requests import MAX_QUERIES
 from embcache.spec import DTYPES
 
 router = APIRouter(tags=["introspection"])
+
+_FIGURES_WITHIN_S = 1.0  # the owner's, for metrics: a scrape must not wait for a process that stands still
 
 
 @router.get("/healthz")
@@ -59,17 +62,19 @@ async def position(service: TheService) -> dict[str, Any]:
 
 @router.get("/metrics")
 async def prometheus(service: TheService) -> Response:
-    """Counts and gauges, in Prometheus's text format."""
+    """Counts and gauges, in Prometheus's text format; without the owner's where it does not answer within 1 s."""
     stats: dict[str, Any] = {}
-    with contextlib.suppress(EmbcacheError):  # without an owner the fronts' own counts are told all the same
-        stats = await service.reader.cache().stats_async()
+    with contextlib.suppress(EmbcacheError, TimeoutError):  # the fronts' own counts are told all the same
+        async with asyncio.timeout(_FIGURES_WITHIN_S):
+            stats = await service.reader.cache().stats_async()
     text = metrics.exposition(service.blocks, _gauges(service, stats))
     return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 def _gauges(service: Service, stats: dict[str, Any]) -> Iterator[Gauge]:
     pool = service.lookups.pool
-    yield Gauge("ready", "Whether lookups are served", (), [((), float(bool(stats)))])
+    yield Gauge("ready", "Whether lookups are served", (), [((), float(_is_ready(service)))])
+    yield Gauge("owner_answers", "Whether the owner told its figures in time", (), [((), float(bool(stats)))])
     yield Gauge("reply_buffer_bytes", "Reply buffers", ("use",), [(("lent",), pool.lent), (("kept",), pool.kept)])
     resident = [(("front",), metrics.resident_bytes())]
     if stats:
@@ -80,6 +85,14 @@ def _gauges(service: Service, stats: dict[str, Any]) -> Iterator[Gauge]:
         yield from _update_gauges(stats["updates"])
         yield Gauge("cold_rows_read", "Rows read from the cold tier", (), [((), stats["owner"]["rows_read"])])
     yield Gauge("resident_bytes", "Memory that a process holds, shared pages included", ("process",), resident)
+
+
+def _is_ready(service: Service) -> bool:
+    try:
+        service.reader.check()
+    except NotReady:
+        return False
+    return True
 
 
 def _update_gauges(updates: dict[str, Any]) -> Iterator[Gauge]:

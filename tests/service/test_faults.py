@@ -159,6 +159,34 @@ def test_counts_outlive_a_front(mortal: Running) -> None:
     assert mortal.child("front") != front
 
 
+def test_an_owner_that_stands_still_does_not_keep_the_fronts_figures(mortal: Running) -> None:
+    def figures() -> dict[str, float]:
+        lines = mortal.ask(get("/metrics")).body.decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    def await_owner() -> dict[str, float]:
+        until = time.monotonic() + BACK_WITHIN_S
+        while not (now := figures())["embcache_owner_answers"]:
+            assert time.monotonic() < until, "the owner's figures did not come back"
+        return now
+
+    owners = ("embcache_producers", 'embcache_resident_bytes{process="owner"}', 'embcache_position{of="applied"}')
+    with mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client:
+        client.lookup({"item": FILLED[:5]})
+    before = await_owner()
+    assert before.keys() >= {*owners}
+    owner = mortal.child("owner")
+    os.kill(owner, signal.SIGSTOP)
+    try:
+        stopped = figures()
+    finally:
+        os.kill(owner, signal.SIGCONT)
+    assert (stopped["embcache_ready"], stopped["embcache_owner_answers"]) == (1, 0)
+    assert stopped["embcache_lookups_total"] == before["embcache_lookups_total"] > 0
+    assert not stopped.keys() & {*owners}
+    assert await_owner().keys() == before.keys()
+
+
 def test_a_stop_waits_for_work_but_for_no_idler_and_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM while one client stalls in a head, one in a body, one in reading, one idles, and one is being served."""
     shared = set(Path("/dev/shm").iterdir())
