@@ -132,10 +132,15 @@ class Connection(HttpToolsProtocol):
         self._answer_again = getattr(self.app, "answer_again", None)
         self._answered: RequestResponseCycle | None = None
         self._held: tuple[RequestResponseCycle, Any] | None = None
+        self._running: RequestResponseCycle | None = None  # the one that a task was last made for
         self._parsing = False
         self._unreleased: list[Callable[[bool], None]] = []
 
     def connection_lost(self, exc: Exception | None) -> None:
+        running = self._running
+        if running is not None and not running.response_complete:  # uvicorn tells the last request that was read alone
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
         self._release(False)
 
@@ -187,7 +192,11 @@ class Connection(HttpToolsProtocol):
         if self._parsing and cycle.more_body and self._answer_now is not None:
             self._held = (cycle, app)
         else:
-            super()._start_asgi_task(cycle, app)
+            self._start(cycle, app)
+
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -197,7 +206,7 @@ class Connection(HttpToolsProtocol):
     def _start_held(self) -> None:
         assert self._held is not None
         (cycle, app), self._held = self._held, None
-        super()._start_asgi_task(cycle, app)
+        self._start(cycle, app)
 
     def _answered_now(self, cycle: RequestResponseCycle) -> bool:
         """Whether the request, of which nothing is missing, needed no task: then its answer is on its way."""

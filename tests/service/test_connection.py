@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_the_buffer_of_a_broken_connection_is_dropped() -> None:
         while server.on_loop(lambda: app.pool.lent):
             pass
         assert app.pool.kept == 0
+
+
+def test_a_client_that_hangs_up_within_a_reply_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """With another request behind it, and bytes unread, so that a reset is what the server gets."""
+    app = Echo()
+    with serving(app) as server:
+        client = connect(server.port, receive_buffer=4096)
+        client.sendall(fill(8 * MIB, 1) + fill(1, 2))
+        client.recv(100)
+        client.close()
+        while server.on_loop(lambda: app.pool.lent):
+            pass
+        assert app.pool.kept == 0
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_unix_socket_takes_a_large_reply_in_one_write(tmp_path: Path) -> None:
