@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from rich import box
@@ -12,7 +13,11 @@ from loadtest.load.result import Report
 from loadtest.tables import figure
 
 _TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
-_SAME: Final = ("arrivals", "rate", "clients", "duration_s", "slo_ms")
+_ASKED: Final = ("workload", "seed", "alpha", "scattered", "ids", "mix", "update_rows", "pooling", "dtype", "trace")
+_LOAD: Final = ("arrivals", "rate", "clients", "processes", "warmup_s", "duration_s", "slo_ms")
+_SAME: Final = (*_LOAD, "timeout_s", "deadline_ms")
+_MACHINE: Final = ("processor", "cores", "memory", "system")
+_TABLES_NAMED: Final = 3
 
 
 def check_alike(first: Report, second: Report) -> None:
@@ -26,15 +31,54 @@ def differences_in_setting(first: Report, second: Report) -> list[str]:
     lines = []
     if first["data"]["sha256"] != second["data"]["sha256"]:
         lines.append("They did not ask for the same: their data's hashes differ.")
-    for name in _SAME:
-        before, after = first["settings"][name], second["settings"][name]
-        if before != after:
-            lines.append(f"{name} differs: {before} and {after}.")
-    for name in ("processor", "cores", "memory", "system"):
-        before, after = first["machine"].get(name), second["machine"].get(name)
-        if before != after:
-            lines.append(f"The machines differ: {name} {before} and {after}.")
-    return lines
+    one, other = first["settings"], second["settings"]
+    asked = [{"workload": each["workload"]["kind"], **each["workload"]} for each in (one, other)]
+    lines += [f"{what} differs: {values}." for what, values in _unlike(asked[0], asked[1], _ASKED)]
+    lines += _unlike_tables(*(_tables(workload) for workload in asked))
+    lines += [f"{what} differs: {values}." for what, values in _unlike(one, other, _SAME)]
+    services = _service(first), _service(second)
+    if services[0] != services[1]:
+        lines.append(f"The services differ: {services[0]} and {services[1]}.")
+    versions = {"service": first["target"].get("version"), **first["versions"]}
+    others = {"service": second["target"].get("version"), **second["versions"]}
+    lines += [f"The versions differ: {what} {values}." for what, values in _unlike(versions, others)]
+    machines = _unlike(first["machine"], second["machine"], _MACHINE)
+    return lines + [f"The machines differ: {what} {values}." for what, values in machines]
+
+
+def _unlike(first: Report, second: Report, names: Iterable[str] | None = None) -> list[tuple[str, str]]:
+    """(name, "one value and another") of what differs. names: None for all that either has."""
+    names = dict.fromkeys((*first, *second)) if names is None else names
+    both = [(name, first.get(name), second.get(name)) for name in names]
+    return [(name, f"{_said(one)} and {_said(other)}") for name, one, other in both if one != other]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_said(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return "none" if value is None else str(value)
+
+
+def _tables(workload: Report) -> Report:
+    """What there is to say of each table, by name."""
+    return {
+        table["name"]: f"{table['rows']:,} rows of {table['dim']}, {table['hot']} a sample"
+        for table in workload["tables"]
+    }
+
+
+def _unlike_tables(first: Report, second: Report) -> list[str]:
+    unlike = _unlike(first, second)
+    lines = [f"table {name} differs: {values}." for name, values in unlike[:_TABLES_NAMED]]
+    more = len(unlike) - len(lines)
+    return [*lines, f"Tables that differ besides: {more}."] if more > 0 else lines
+
+
+def _service(report: Report) -> str:
+    """Which was asked; the address of one that was started for it is another each time."""
+    return "one of its own" if report["target"].get("served") else str(report["target"].get("url"))
 
 
 def difference(first: Report, second: Report) -> list[tuple[str, str, str, str]]:

@@ -189,10 +189,47 @@ def test_two_runs_side_by_side() -> None:
     assert float(rows["offered/s"][2]) == 1.0
     assert differences_in_setting(first, second) == []
     other = made.run(framed=made.frame(seed=2))
-    assert differences_in_setting(first, other) == ["They did not ask for the same: their data's hashes differ."]
+    hashes = "They did not ask for the same: their data's hashes differ."
+    assert differences_in_setting(first, other) == [hashes, "seed differs: 1 and 2."]
     other["settings"]["rate"], other["machine"]["cores"] = 7.0, "64"
-    assert "rate differs: 100.0 and 7.0." in differences_in_setting(first, other)
+    assert "rate differs: 100 and 7." in differences_in_setting(first, other)
     assert "The machines differ: cores 2 and 64." in differences_in_setting(first, other)
+
+
+def test_all_that_was_asked_and_of_whom_is_set_side_by_side() -> None:
+    first, second = made.run(), made.run()
+    asked, target = second["settings"]["workload"], second["target"]
+    asked |= {"kind": "latest", "alpha": 0.5, "ids": 16, "dtype": "q8", "mix": {"lookup": 0.75, "add": 0.25}}
+    asked["tables"] = [{"name": "item", "dim": 8, "rows": 2_000, "hot": 1}]
+    asked["tables"] += [{"name": f"t{number}", "dim": 4, "rows": 10, "hot": 3} for number in range(5)]
+    second["settings"] |= {"processes": 3, "deadline_ms": 20}
+    target |= {"url": "http://10.0.0.5:7070", "served": False, "version": "0.2.0"}
+    second["versions"] = {"embcache": "0.1.0", "numpy": "2.4.0"}
+    assert differences_in_setting(first, second) == [
+        "workload differs: zipf and latest.",
+        "alpha differs: 0.99 and 0.5.",
+        "ids differs: 256 and 16.",
+        "mix differs: lookup 1 and lookup 0.75, add 0.25.",
+        "dtype differs: f32 and q8.",
+        "table item differs: 1,000 rows of 8, 1 a sample and 2,000 rows of 8, 1 a sample.",
+        "table t0 differs: none and 10 rows of 4, 3 a sample.",
+        "table t1 differs: none and 10 rows of 4, 3 a sample.",
+        "Tables that differ besides: 3.",
+        "processes differs: 2 and 3.",
+        "deadline_ms differs: none and 20.",
+        "The services differ: one of its own and http://10.0.0.5:7070.",
+        "The versions differ: service 0.1.0 and 0.2.0.",
+        "The versions differ: numpy none and 2.4.0.",
+    ]
+
+
+def test_services_of_their_own_differ_by_no_address() -> None:
+    first, second = made.run(), made.run()
+    second["target"]["url"] = "http://127.0.0.1:2"
+    assert differences_in_setting(first, second) == []
+    for report in (first, second):
+        report["target"]["served"] = False
+    assert differences_in_setting(first, second) == ["The services differ: http://127.0.0.1:1 and http://127.0.0.1:2."]
 
 
 def printed(report: dict[str, object], width: int = 80) -> str:
