@@ -137,7 +137,7 @@ def test_who_hangs_up_meanwhile_is_forgotten() -> None:
         client = connect(server.port)
         parted(app, client, b"x")
         client.close()
-        while server.connections:
+        while server.on_loop(lambda: server.connections):
             pass
         assert server.on_loop(lambda: app.pool.lent) == MIB  # it is still written to
         server.on_loop(app.go_on.set)
