@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
-import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,14 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embcache.config import Settings
-from embcache.metrics import BLOCK_BYTES
-from embcache.service.app import Front
-from embcache.service.context import Service
 from embcache_client import Client
 from embcache_client.results import MISSING, WARM
+from tests.service.fronts import front_of
 from tests.service.running import Running, fill, rows_of, running
-from tests.service.wires import Server, serving
+from tests.service.wires import Server
 
 MOST = 64 << 10  # bytes beside the pooled buffers
 PAGE = 4096
@@ -48,15 +43,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def front(service: Running) -> Iterator[Server]:
     """A front of the same owner in a thread of this process, where what it allocates can be traced."""
-    settings = Settings.load(service.folder / "config.toml")
-    parts = Service.of(settings, [memoryview(bytearray(BLOCK_BYTES))], 0)
-    attached = threading.Event()
-    with serving(Front(parts)) as server:
-        keeping = asyncio.run_coroutine_threadsafe(parts.reader.keep(attached.set), server.loop)
-        assert attached.wait(30)
+    with front_of(service) as server:
         yield server
-        keeping.cancel()
-        server.on_loop(parts.reader.close)
 
 
 def with_missing(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:

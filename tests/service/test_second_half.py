@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,15 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embcache.config import Settings
-from embcache.metrics import BLOCK_BYTES
-from embcache.service.app import Front
-from embcache.service.context import Service
 from embcache.service.second_half import SecondHalf
 from embcache_client import Client, Trainer
 from embcache_client.results import COLD, LATE, MISSING, NEAR, WARM
+from tests.service.fronts import front_of
 from tests.service.running import Running, fill, rows_of, running
-from tests.service.wires import Server, serving
+from tests.service.wires import Server
 
 DIM = 256
 COUNT = 800  # ids of a lookup: 800 KiB of reply
@@ -45,14 +40,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def front(service: Running) -> Iterator[Server]:
     """A front of the same owner in a thread of this process, where things can be made to happen between halves."""
-    parts = Service.of(Settings.load(service.folder / "config.toml"), [memoryview(bytearray(BLOCK_BYTES))], 0)
-    attached = threading.Event()
-    with serving(Front(parts)) as server:
-        keeping = asyncio.run_coroutine_threadsafe(parts.reader.keep(attached.set), server.loop)
-        assert attached.wait(30)
+    with front_of(service) as server:
         yield server
-        keeping.cancel()
-        server.on_loop(parts.reader.close)
 
 
 @pytest.fixture
