@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from loadtest.load import options as o
+from loadtest.outputs import check_folders, write_outputs
 
 if TYPE_CHECKING:
     from loadtest.load.result import Report
@@ -68,7 +69,7 @@ def add_commands(app: typer.Typer, failures_said: FailuresSaid) -> None:
         if arrivals == o.ArrivalsName.closed and rate is not None:
             raise typer.BadParameter("a closed loop has no rate: clients ask as they are answered", param_hint="--rate")
         wanted = _wanted(locals())
-        _check_folders(json, html)
+        check_folders(json, html)
         console = Console()
         with failures_said(console), terminated_as_interrupted():
             pace = Pace(arrivals.value, rate, clients, min(processes, clients), warmup, duration, slo_ms)
@@ -121,7 +122,7 @@ def add_commands(app: typer.Typer, failures_said: FailuresSaid) -> None:
         from loadtest.processes import terminated_as_interrupted
 
         wanted = _wanted(locals())
-        _check_folders(json, html)
+        check_folders(json, html)
         console = Console()
         with failures_said(console), terminated_as_interrupted():
             pace = Pace(arrivals.value, None, clients, min(processes, clients), warmup, duration, slo_ms)
@@ -141,7 +142,7 @@ def add_commands(app: typer.Typer, failures_said: FailuresSaid) -> None:
         html: o.Html = None,
     ) -> None:
         """Print a report, or two side by side, and write them as an HTML page."""
-        _check_folders(html)
+        check_folders(html)
         try:
             text = _reported(first, second, Console())
         except ValueError as error:
@@ -187,19 +188,8 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     )
 
 
-def _check_folders(*files: Path | None) -> None:
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise typer.BadParameter(f"{file.parent} is not a folder")
-
-
 def _write(report: Report, json: Path | None, html: Path | None, console: Console) -> None:
     from loadtest.load.page import page
     from loadtest.load.result import write_report
 
-    if json is not None:
-        write_report(report, json)
-        console.print(f"Report written to {json}", highlight=False, soft_wrap=True)
-    if html is not None:
-        html.write_text(page(report), encoding="utf-8")
-        console.print(f"Page written to {html}", highlight=False, soft_wrap=True)
+    write_outputs(report, console, (json, write_report), (html, page))

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from loadtest.load import options as o
+from loadtest.outputs import check_folders, write_outputs
 
 if TYPE_CHECKING:
     from loadtest.load.result import Report
@@ -90,7 +91,7 @@ def add_train(app: typer.Typer, failures_said: FailuresSaid) -> None:
 
         if ratings is not None and made is not None:
             raise typer.BadParameter("with --ratings none are made up", param_hint="--made")
-        _check_folders(json, html)
+        check_folders(json, html)
         console = Console()
         wanted = Wanted(
             file=ratings,
@@ -118,19 +119,8 @@ def add_train(app: typer.Typer, failures_said: FailuresSaid) -> None:
             raise typer.Exit(130)
 
 
-def _check_folders(*files: Path | None) -> None:
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise typer.BadParameter(f"{file.parent} is not a folder")
-
-
 def _write(report: Report, json: Path | None, html: Path | None, console: Console) -> None:
     from loadtest.train.page import page
     from loadtest.train.report import write_json
 
-    if json is not None:
-        write_json(report, json)
-        console.print(f"Report written to {json}", highlight=False, soft_wrap=True)
-    if html is not None:
-        html.write_text(page(report), encoding="utf-8")
-        console.print(f"Page written to {html}", highlight=False, soft_wrap=True)
+    write_outputs(report, console, (json, write_json), (html, page))
