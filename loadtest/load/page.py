@@ -39,7 +39,7 @@ def comparison(first: tuple[str, Report], second: tuple[str, Report]) -> str:
     body += ["<h2>Plots</h2>", _plots([drawn(plot) for plot in plots])]
     for name, report in runs:
         body += [f"<h2>{escape(name)}</h2>", *_facts(report)]
-    return _whole(title, body)
+    return whole(title, body)
 
 
 def _run_page(report: Report) -> str:
@@ -51,7 +51,7 @@ def _run_page(report: Report) -> str:
     if report["result"]["error_codes"]:
         rows = [(code, f"{count:,}") for code, count in report["result"]["error_codes"].items()]
         body += ["<h2>Errors by code</h2>", _table(("code", "requests"), rows)]
-    return _whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
+    return whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
 
 
 def _search_page(report: Report) -> str:
@@ -62,7 +62,7 @@ def _search_page(report: Report) -> str:
     header = ("rate", "for", "answered/s", "in time/s", "p50 ms", "p99 ms", "errors", "not sent", *_STEP_ENDS)
     steps = [*report["steps"], *report["overload"]]
     body += ["<h2>All steps, in order</h2>", _table(header, [_step_row(step) for step in steps])]
-    return _whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
+    return whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
 
 
 def _step_row(step: dict[str, Any]) -> tuple[str, ...]:
@@ -86,7 +86,8 @@ _PAGE = """<!doctype html>
 """
 
 
-def _whole(title: str, body: Iterable[str]) -> str:
+def whole(title: str, body: Iterable[str]) -> str:
+    """A page of its own: nothing is fetched for it. body: HTML."""
     return _PAGE.format(title=escape(title), style=_STYLE.read_text(encoding="utf-8"), body="\n".join(body))
 
 

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from loadtest import load
+from loadtest.load.page import whole
 from loadtest.load.result import Report
 from loadtest.load.svg import Line, Plot, figure, linear, logarithmic
 from loadtest.tables import figure as number
 from loadtest.train.report import PHASE_COLUMNS, phase_rows, remarks, rmse_text
-
-_STYLE: Final = Path(load.__file__).with_name("page.css")
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-{style}</style></head>
-<body>
-{body}
-</body></html>
-"""
 
 
 def page(report: Report) -> str:
@@ -33,8 +22,7 @@ def page(report: Report) -> str:
     body += [_cards(report), '<h2>Plots</h2><div class="plots">', *(figure(plot) for plot in plots(report)), "</div>"]
     body += ["<h2>Phases</h2>", _table(PHASE_COLUMNS, phase_rows(report))]
     body += ["<h2>How it was made</h2>", f"<pre>{escape(report['command'])}</pre>", _facts(report)]
-    style = _STYLE.read_text(encoding="utf-8")
-    return _PAGE.format(title=escape(title), style=style, body="\n".join(body))
+    return whole(title, body)
 
 
 def plots(report: Report) -> list[Plot]:
