@@ -12,12 +12,13 @@ from embcache.spec import Constant, TableSpec, Uniform
 
 
 def default_row_of(spec: TableSpec) -> NDArray[np.uint8]:
-    """The encoded default row of a table, u8 [row_bytes]; zeros where each id has a row of its own."""
+    """The encoded default row of a table, u8 [row_bytes], for ever; zeros where each id has a row of its own."""
     row = np.zeros((1, spec.dim), np.float32)
     if isinstance(spec.default, Constant):
         row[0] = spec.default.constant
     encoded, _ = encode_rows(row, spec.dtype_code)
-    row_of_all: NDArray[np.uint8] = encoded[0]
+    row_of_all = np.zeros(spec.row_bytes, np.uint8)
+    row_of_all[: encoded.shape[1]] = encoded[0]
     return row_of_all
 
 

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.errors import DeadlineExceeded, HistoryChanged, MissingRows, StorageCorrupt
-from embcache.host import probe
+from embcache.host import expiry, probe
+from embcache.host.expiring import take_current
 from embcache.host.express import tile_room
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
@@ -122,6 +123,8 @@ class Lookup:
         # Of queries whose rows change their form on the way: room for rows, u8, and which results are done, u8.
         self._formed: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
         self._tile: NDArray[np.uint8] | None = None  # what they work in, one after the other
+        # Of queries to tables whose rows may expire: room for rows and expiries, u8.
+        self._expiring: list[tuple[int, NDArray[np.uint8]]] = []
         self._statuses: list[NDArray[np.uint8]] = []
         self._places: Sequence[Place] = ()
         self._address = 0
@@ -271,9 +274,14 @@ class Lookup:
     def _columns(self, index: int, query: Query, view: TableView, place: Place, misses: int) -> tuple[int, ...]:
         """The columns of a segment that the query gives."""
         rows = self._address + place.rows
-        if query.lengths is not None or self._wire != view.spec.dtype_code or self._wire == Q8:
+        is_formed = query.lengths is not None or self._wire != view.spec.dtype_code or self._wire == Q8
+        if is_formed or view.spec.expires:
             encoded = _scratch(query.ids.size * view.spec.row_bytes)
-            self._set_form(index, query, view, place, encoded)
+            if is_formed:
+                self._set_form(index, query, view, place, encoded)
+            if view.spec.expires:  # whether a row counts has to be known before anything is made of it
+                self._segments[index, FORM] = 0
+                self._expiring.append((index, encoded))
             rows = address_of(encoded)
         return (query.ids.size, address_of(query.ids), rows, self._address + place.status, misses)
 
@@ -339,7 +347,9 @@ class Lookup:
         self._express()
 
     def _express(self) -> None:
-        """All rows are there: make the default rows that depend on the id, pool bags, change dtypes."""
+        """All rows are there: leave out what has expired, make default rows by id, pool bags, change dtypes."""
+        if self._expiring:
+            self._take_current()
         for index, view in enumerate(self._views):
             if view.bound is not None:
                 self._fill_uniform(index, view, view.bound)
@@ -360,6 +370,18 @@ class Lookup:
             done_at = address_of(done) if question is None else question.done_at(index)
             pool_bags(*form, status, query.lengths, weights, pooling, self._wire, out, scale, bias, done_at)
         self._offer()
+
+    def _take_current(self) -> None:
+        """Of rows that may expire, leave those that have not, where rows of other tables stand."""
+        now = expiry.now_ms()
+        formed = {index for index, *_ in self._formed}
+        for index, encoded in self._expiring:
+            query, view, place = self._queries[index], self._views[index], self._places[index]
+            rows, status = address_of(encoded), self._address + place.status
+            out = rows if index in formed else self._address + place.rows
+            default_row = address_of(view.default_row)
+            take_current(rows, query.ids.size, view.spec.row_bytes, status, now, default_row, out)
+            self._segments[index, OUT] = out
 
     def _offer(self) -> None:
         """Tell the hot tier what it may want to have."""

@@ -37,8 +37,9 @@ class RepeatedLookup:
         self._make_room(64)
 
     def gives(self, dtype: str) -> bool:
-        """Whether it can give rows in a dtype: the table's own, and no default row that depends on the id."""
-        return dtype == self.view.spec.dtype != "q8" and self.view.bound is None
+        """Whether it can give rows in a dtype: the table's own, of rows for ever, and of one default row."""
+        spec = self.view.spec
+        return dtype == spec.dtype != "q8" and self.view.bound is None and not spec.expires
 
     def is_current(self, attachment: Attachment) -> bool:
         """Whether the catalogue of the attachment there is now is still the one that it was made for."""

@@ -16,6 +16,7 @@ Dtype: TypeAlias = Literal["f32", "f16", "bf16", "q8"]
 DTYPES: tuple[str, ...] = get_args(Dtype)  # the place of a name in this list is its code
 F32_MAX = 3.4028234663852886e38
 NAME_PATTERN = "[a-z0-9_]{1,64}"
+EXPIRY_BYTES = 8
 
 
 def _fits_f32(value: float) -> float:
@@ -63,6 +64,8 @@ class TableSpec(_Frozen):
     """A table as it was declared. Two specs are the same table when they are equal.
 
     add: the table takes `add`, and keeps f32 on disk for it, whatever its dtype: small sums are lost in narrower rows.
+    ttl_s: rows expire, unless a change says otherwise so many seconds after they were assigned, of 0 never; None: rows
+    of this table cannot expire, and take 8 bytes less each.
     """
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -71,6 +74,7 @@ class TableSpec(_Frozen):
     default: Default = "zeros"
     feature: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     add: bool = True
+    ttl_s: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -112,9 +116,14 @@ class TableSpec(_Frozen):
         return DTYPES.index(self.dtype)
 
     @property
+    def expires(self) -> bool:
+        """Whether rows may expire: each has its expiry behind it then, on disk and in memory (host/expiry.py)."""
+        return self.ttl_s is not None
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of an encoded row: 4d, 2d, 2d, or 8 + d (scale, bias, codes)."""
-        return row_bytes(self.dim, self.dtype)
+        """Bytes of an encoded row: 4d, 2d, 2d, or 8 + d (scale, bias, codes); and 8 for when it expires, if it may."""
+        return row_bytes(self.dim, self.dtype) + self._expiry_bytes
 
     @property
     def cold_dtype(self) -> Dtype:
@@ -129,7 +138,11 @@ class TableSpec(_Frozen):
     @property
     def cold_row_bytes(self) -> int:
         """Bytes of an encoded row on disk."""
-        return row_bytes(self.dim, self.cold_dtype)
+        return row_bytes(self.dim, self.cold_dtype) + self._expiry_bytes
+
+    @property
+    def _expiry_bytes(self) -> int:
+        return EXPIRY_BYTES if self.expires else 0
 
     @property
     def feature_name(self) -> str:

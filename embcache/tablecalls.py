@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embcache.attachment import Attachment
 from embcache.errors import DimensionMismatch, InvalidRows
+from embcache.host import expiry
 from embcache.host.convert import decode_rows, encode_rows, first_nonfinite
 from embcache.local.link import Reply
 from embcache.pending import Pending
@@ -24,6 +25,8 @@ PIECE_BYTES = 16 << 20  # of rows that are sent at a time
 @dataclass(frozen=True, slots=True)
 class ScanPage:
     """Rows of a table version in the order of their ids: ids u64 [n], rows f32 [n, dim]; next None at the end.
+
+    Those that have expired are left out, so that a page may have none and not be the last.
 
     `dtype` holds them without loss: it is that of the rows on disk.
     """
@@ -178,6 +181,9 @@ def scan(attachment: Attachment, view: TableView, start: int, limit: int) -> Pen
         count, row_bytes = int(reply.meta["n"]), int(reply.meta["row_bytes"])
         ids = np.frombuffer(reply.payload, np.uint64, count)
         encoded = np.frombuffer(reply.payload, np.uint8, count * row_bytes, 8 * count).reshape(count, row_bytes)
+        if view.spec.expires:
+            current = ~expiry.are_over(expiry.expiries_of(encoded), expiry.now_ms())
+            ids, encoded = ids[current], encoded[current]
         rows = decode_rows(encoded, view.spec.cold_code, view.spec.dim)
         return ScanPage(view.spec.name, view.label, view.spec.cold_dtype, ids, rows, reply.meta["next"])
 

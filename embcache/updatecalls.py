@@ -17,7 +17,7 @@ from embcache.local import frames
 from embcache.pending import Pending
 from embcache.spec import DTYPES
 from embcache_client.lookup import feature_ids
-from embcache_client.updates import MAX_CHANGES, OPS
+from embcache_client.updates import MAX_CHANGES, MAX_TTL_S, OPS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,6 +31,8 @@ class Change:
     """One op on rows of a table: ids u64 [n], repeats allowed, and for `assign` and `add` encoded rows u8 [n, bytes].
 
     Of repeated ids `assign` keeps the last and `add` adds all. `dtype` is the rows' own and need not be the table's.
+    ttl_s: the rows expire so many seconds after the batch is accepted, 0 for never; None: as the table has it or, with
+    `add`, as the row has it.
     """
 
     table: str
@@ -38,6 +40,7 @@ class Change:
     ids: NDArray[np.uint64]
     rows: NDArray[np.uint8] | None = None
     dtype: str = "f32"
+    ttl_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ def push(
         ids = _checked_ids(place, change)
         rows = _checked_rows(place, change, len(ids))
         shapes.append([change.table, change.op, DTYPES.index(change.dtype), len(ids), rows.shape[1]])
+        if change.ttl_s is not None:
+            shapes[-1].append(_checked_ttl(place, change.op, change.ttl_s))
         payload += [ids, rows, frames.padding(rows.nbytes)]
     meta = {"producer": producer, "epoch": epoch, "seq": seq, "mark": mark, "changes": shapes}
     call = attachment.link.call("update", meta | {"applied_within_s": applied_within_s}, payload)
@@ -141,6 +146,15 @@ def _checked_ids(place: int, change: Change) -> NDArray[np.uint64]:
         return feature_ids(change.table, np.asarray(change.ids), change.ids)
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedRequest(f"changes[{place}].ids: {error}") from None
+
+
+def _checked_ttl(place: int, op: str, ttl_s: object) -> int:
+    """The ttl_s of a change with an op. MalformedRequest."""
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | np.integer) or not 0 <= ttl_s <= MAX_TTL_S:
+        raise MalformedRequest(f"changes[{place}].ttl_s: {ttl_s!r:.60} should be whole seconds from 0 to {MAX_TTL_S}")
+    if op == "delete":
+        raise MalformedRequest(f"changes[{place}].ttl_s: a delete leaves no rows that could expire")
+    return int(ttl_s)
 
 
 def _checked_rows(place: int, change: Change, count: int) -> NDArray[np.uint8]:

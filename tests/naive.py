@@ -68,32 +68,60 @@ def default_row(identifier: int, dim: int, default: Any) -> Row:
 class NaiveTable:
     """A version of a table: its rows as they are on disk, which is f32 where it takes `add`, else its own dtype.
 
-    follow: updates go to it while it is not live.
+    follow: updates go to it while it is not live. ttl_s: seconds after which rows expire, 0 for never; None where they
+    cannot. Times are in milliseconds.
     """
 
     def __init__(
-        self, dim: int, dtype: str = "f32", default: Any = "zeros", add: bool = False, follow: bool = False
+        self,
+        dim: int,
+        dtype: str = "f32",
+        default: Any = "zeros",
+        add: bool = False,
+        follow: bool = False,
+        ttl_s: int | None = None,
     ) -> None:
         self.dim = dim
         self.dtype = dtype
         self.default = default
         self.cold = "f32" if add else dtype
         self.follow = follow
+        self.ttl_s = ttl_s
         self.rows: dict[int, Row] = {}
+        self.expiries: dict[int, int] = {}  # of the rows that do expire
 
-    def load(self, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
+    def load(self, ids: Iterable[int], rows: NDArray[np.float32], now: int = 0) -> None:
         """Replace all rows, as an import does."""
         at_rest = rounded(np.asarray(rows, np.float32), self.cold)
         self.rows = dict(zip(map(int, ids), at_rest, strict=True))
+        self.expiries = {}
+        for identifier in self.rows:
+            self._expire_after(identifier, self.ttl_s, now)
 
-    def change(self, op: str, ids: Iterable[int], rows: NDArray[np.float32]) -> None:
+    def change(
+        self, op: str, ids: Iterable[int], rows: NDArray[np.float32], ttl_s: int | None = None, now: int = 0
+    ) -> None:
         """One change of a batch, row by row in order: op `assign`, `add` or `delete`, rows f32 [n, dim]."""
+        self.forget_expired(now)
         for identifier, row in zip(map(int, ids), np.asarray(rows, np.float32), strict=True):
             if op == "delete":
                 self.rows.pop(identifier, None)
-            else:
-                new = row if op == "assign" else self.at_rest(identifier) + row
-                self.rows[identifier] = rounded(new[None, :], self.cold)[0]
+                self.expiries.pop(identifier, None)
+                continue
+            if ttl_s is not None or op == "assign" or identifier not in self.rows:
+                self._expire_after(identifier, self.ttl_s if ttl_s is None else ttl_s, now)
+            new = row if op == "assign" else self.at_rest(identifier) + row
+            self.rows[identifier] = rounded(new[None, :], self.cold)[0]
+
+    def _expire_after(self, identifier: int, ttl_s: int | None, now: int) -> None:
+        self.expiries.pop(identifier, None)
+        if ttl_s:
+            self.expiries[identifier] = now + 1000 * ttl_s
+
+    def forget_expired(self, now: int) -> None:
+        """Rows that have expired by now are as if they had been deleted."""
+        for identifier in [each for each, expiry in self.expiries.items() if expiry <= now]:
+            del self.rows[identifier], self.expiries[identifier]
 
     def at_rest(self, identifier: int) -> Row:
         """A row, or the default row, as it is on disk."""
@@ -126,6 +154,13 @@ class Naive:
         self.labels: dict[str, str] = {}
         self.others: dict[tuple[str, str], NaiveTable] = {}
         self.producers: dict[str, NaiveProducer] = {}
+        self.now = 0  # in ms
+
+    def pass_time(self, ms: int) -> None:
+        """It is later now."""
+        self.now += ms
+        for table in (*self.tables.values(), *self.others.values()):
+            table.forget_expired(self.now)
 
     def open(self, producer: str) -> NaiveProducer:
         """Open a producer -> its state."""
@@ -134,15 +169,19 @@ class Naive:
         return opened
 
     def push(
-        self, producer: str, mark: bytes, changes: Iterable[tuple[str, str, Iterable[int], NDArray[np.float32]]]
+        self,
+        producer: str,
+        mark: bytes,
+        changes: Iterable[tuple[Any, ...]],
     ) -> None:
-        """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change."""
+        """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change, and its ttl_s if any."""
         state = self.producers[producer]
         state.last_seq, state.mark = state.last_seq + 1, mark
-        for table, op, ids, rows in changes:
+        for table, op, ids, rows, *rest in changes:
+            ttl_s = rest[0] if rest else None
             followers = [other for (name, _), other in self.others.items() if name == table and other.follow]
             for version in (self.tables[table], *followers):
-                version.change(op, ids, rows)
+                version.change(op, ids, rows, ttl_s, self.now)
 
     def switch(self, targets: Mapping[str, str], follow: bool | None) -> None:
         """Make other versions live, {table: label}; those before follow, or as they did for None."""

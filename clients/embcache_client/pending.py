@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from embcache_client.updates import Change
 
 # What is pending for an id. _DELETED_ADDED is a delete and then an add, onto the table's default row.
 _NOTHING, _ASSIGNED, _ADDED, _DELETED, _DELETED_ADDED = range(5)
+_UNSAID: Final = -1
 _AFTER_ADD: Final = np.array([_ADDED, _ASSIGNED, _ADDED, _DELETED_ADDED, _DELETED_ADDED], np.uint8)
 
 
@@ -48,26 +50,29 @@ class Pending:
         """Bytes of memory held, room for growth included."""
         return self._sealed.memory_bytes + sum(table.memory_bytes for table in self._tables.values())
 
-    def assign(self, table: str, ids: ArrayLike, rows: ArrayLike) -> None:
-        """Rows [n, dim] replace those of ids [n]; of a repeated id the last row counts.
+    def assign(self, table: str, ids: ArrayLike, rows: ArrayLike, ttl_s: int | None = None) -> None:
+        """Rows [n, dim] replace those of ids [n]; of a repeated id the last row counts. ttl_s: see Change.
 
         Raises ValueError or TypeError, and changes nothing, for what can never be right; NaN and infinity too.
         """
         given, values = _ids(table, ids), _rows(table, rows)
         _check_lengths(table, given, values)
         updates.check_finite(table, updates.ASSIGN, given, values)
+        seconds = _ttl(table, ttl_s)
         if len(given):
-            self._table(table, values.shape[1]).assign(given, values)
+            self._table(table, values.shape[1]).assign(given, values, seconds)
 
-    def add(self, table: str, ids: ArrayLike, deltas: ArrayLike) -> None:
-        """Deltas [n, dim] are added to the rows of ids [n]; those of a repeated id add up.
+    def add(self, table: str, ids: ArrayLike, deltas: ArrayLike, ttl_s: int | None = None) -> None:
+        """Deltas [n, dim] are added to the rows of ids [n]; those of a repeated id add up. ttl_s: see Change; of adds
+        that become one the last that has one counts.
 
         Raises ValueError or TypeError, and changes nothing, for what can never be right; for sums that overflow too.
         """
         given, values = _ids(table, ids), _rows(table, deltas)
         _check_lengths(table, given, values)
+        seconds = _ttl(table, ttl_s)
         if len(given):
-            self._table(table, values.shape[1]).add(given, values)
+            self._table(table, values.shape[1]).add(given, values, seconds)
 
     def delete(self, table: str, ids: ArrayLike) -> None:
         """The rows of ids [n] go. Raises ValueError or TypeError for what can never be right."""
@@ -112,10 +117,12 @@ class _Table:
         self._states = np.zeros(0, np.uint8)  # [capacity]
         self._last = np.zeros(0, np.int64)  # [capacity], scratch: see _lasts
         self._rows = np.zeros((0, 0), np.float32)  # [capacity, dim], or [0, 0] without dim
+        self._ttls = np.zeros(0, np.int64)  # [capacity], seconds or _UNSAID; or [0] while no change says any
 
     @property
     def memory_bytes(self) -> int:
-        return self._index.memory_bytes + self._states.nbytes + self._last.nbytes + self._rows.nbytes
+        arrays = (self._states, self._last, self._rows, self._ttls)
+        return self._index.memory_bytes + sum(array.nbytes for array in arrays)
 
     def set_dim(self, dim: int) -> None:
         """The elements of the rows that come; they may change while there are deletes alone."""
@@ -126,15 +133,16 @@ class _Table:
         self._dim = dim
         self._rows = np.zeros((len(self._states), dim), np.float32)
 
-    def assign(self, ids: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:
+    def assign(self, ids: NDArray[np.uint64], rows: NDArray[np.float32], ttl_s: int) -> None:
         slots = self._slots(ids)
         lasts = self._lasts(slots)
         if not lasts.all():
             slots, rows = slots[lasts], rows[lasts]
         self._rows[slots] = rows
+        self._set_ttl(slots, ttl_s)
         self._move(slots, _ASSIGNED)
 
-    def add(self, ids: NDArray[np.uint64], deltas: NDArray[np.float32]) -> None:
+    def add(self, ids: NDArray[np.uint64], deltas: NDArray[np.float32], ttl_s: int) -> None:
         slots = self._slots(ids)
         with np.errstate(over="ignore", invalid="ignore"):  # the sums are checked
             if not self._lasts(slots).all():
@@ -142,6 +150,8 @@ class _Table:
             sums = self._rows[slots] + deltas
         updates.check_finite(self._name, updates.ADD, self._index.ids[slots], sums)
         self._rows[slots] = sums
+        if ttl_s != _UNSAID:
+            self._set_ttl(slots, ttl_s)
         self._move(slots, _AFTER_ADD[self._states[slots]])
 
     def delete(self, ids: NDArray[np.uint64]) -> None:
@@ -149,6 +159,7 @@ class _Table:
         slots = slots[self._lasts(slots)]
         if self._dim is not None:
             self._rows[slots] = 0
+        self._set_ttl(slots, _UNSAID)
         self._move(slots, _DELETED)
 
     def changes(self) -> list[Change]:
@@ -163,9 +174,27 @@ class _Table:
         wide = self._wide()
         for op, in_op in ((updates.ASSIGN, assigned), (updates.ADD, added)):
             for dtype, chosen in ((self._dtype, in_op & ~wide), ("f32", in_op & wide)):
-                if chosen.any():
-                    made.append(Change(self._name, op, self._ids(chosen), self._chosen_rows(chosen), dtype))
+                for ttl_s, part in self._by_ttl(chosen):
+                    rows = self._chosen_rows(part)
+                    made.append(Change(self._name, op, self._ids(part), rows, dtype, ttl_s=ttl_s))
         return made
+
+    def _by_ttl(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int | None, NDArray[np.bool_]]]:
+        """The chosen slots, bool [used], in parts by what they expire after."""
+        if not chosen.any():
+            return
+        if not self._ttls.size:
+            yield None, chosen
+            return
+        ttls = self._ttls[: len(chosen)]
+        for ttl_s in np.unique(ttls[chosen]).tolist():
+            yield None if ttl_s == _UNSAID else ttl_s, chosen & (ttls == ttl_s)
+
+    def _set_ttl(self, slots: Slots, ttl_s: int) -> None:
+        if ttl_s != _UNSAID and not self._ttls.size:
+            self._ttls = np.full(len(self._states), _UNSAID, np.int64)
+        if self._ttls.size:
+            self._ttls[slots] = ttl_s
 
     def _wide(self) -> NDArray[np.bool_]:
         """bool [used]: whether a row goes as f32, since it is beyond what the wire's dtype holds.
@@ -198,6 +227,8 @@ class _Table:
         self._last = np.zeros(capacity, np.int64)
         if self._dim is not None:
             self._rows = grown(self._rows, capacity)
+        if self._ttls.size:
+            self._ttls = np.concatenate((self._ttls, np.full(capacity - len(self._ttls), _UNSAID, np.int64)))
 
     def _lasts(self, slots: Slots) -> NDArray[np.bool_]:
         """bool [n]: whether a slot stands nowhere behind."""
@@ -239,6 +270,10 @@ def _rows(table: str, rows: ArrayLike) -> NDArray[np.float32]:
         raise TypeError(f"table {table}: rows are {array.dtype}, not numbers")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused by name
         return array.astype(np.float32, copy=False)
+
+
+def _ttl(table: str, ttl_s: int | None) -> int:
+    return _UNSAID if ttl_s is None else updates.check_ttl(table, ttl_s)
 
 
 def _check_lengths(table: str, ids: NDArray[np.uint64], rows: NDArray[np.float32]) -> None:

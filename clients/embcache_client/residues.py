@@ -7,6 +7,7 @@ feedback: Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ class Residues:
         dim = change.rows.shape[1]
         if table is None or table.dim != dim:  # of another dim: the table they were for is gone
             table = self._tables[change.table] = _TableResidues(change.table, dim)
-        return table.carry(change.ids, change.rows, change.dtype)
+        return table.carry(change, change.rows)
 
 
 class _TableResidues:
@@ -84,13 +85,13 @@ class _TableResidues:
     def memory_bytes(self) -> int:
         return self._index.memory_bytes + self._rows.nbytes
 
-    def carry(self, ids: NDArray[np.uint64], deltas: NDArray[np.float32], dtype: str) -> Change:
-        slots, code = self._slots(ids), rowtypes.code_of(dtype)
+    def carry(self, change: Change, deltas: NDArray[np.float32]) -> Change:
+        slots, code = self._slots(change.ids), rowtypes.code_of(change.dtype)
         rows = self._rows[slots]
         rows += deltas
         wire = rowtypes.encode(rows, code)
         self._rows[slots] = rows - rowtypes.decode(wire.values, code, wire.scale, wire.bias)
-        return Change(self._name, updates.ADD, ids, rows, dtype, wire)
+        return dataclasses.replace(change, rows=rows, wire_rows=wire)
 
     def forget(self, ids: NDArray[np.uint64]) -> None:
         self._rows[self._index.known_slots(ids)] = 0

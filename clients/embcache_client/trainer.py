@@ -112,15 +112,22 @@ class Trainer:
 
     # --- the training loop's side ----------------------------------------------------------------------------------
 
-    def assign(self, table: str, ids: ArrayLike, rows: ArrayLike) -> None:
-        """Rows f32 [n, dim] replace those of ids u64 [n]; of a repeated id the last counts."""
-        with self._room():
-            self._pending.assign(table, ids, rows)
+    def assign(self, table: str, ids: ArrayLike, rows: ArrayLike, *, ttl_s: int | None = None) -> None:
+        """Rows f32 [n, dim] replace those of ids u64 [n]; of a repeated id the last counts.
 
-    def add(self, table: str, ids: ArrayLike, deltas: ArrayLike) -> None:
-        """Deltas f32 [n, dim] are added to the rows of ids u64 [n]; those of a repeated id add up."""
+        ttl_s: in a table whose rows expire, after how many seconds these do, 0 for never; None: as the table has it.
+        The time runs from when the service accepts them.
+        """
         with self._room():
-            self._pending.add(table, ids, deltas)
+            self._pending.assign(table, ids, rows, ttl_s)
+
+    def add(self, table: str, ids: ArrayLike, deltas: ArrayLike, *, ttl_s: int | None = None) -> None:
+        """Deltas f32 [n, dim] are added to the rows of ids u64 [n]; those of a repeated id add up.
+
+        ttl_s: as for assign; None: a row that is there expires when it would have, and a new one as the table has it.
+        """
+        with self._room():
+            self._pending.add(table, ids, deltas, ttl_s)
 
     def delete(self, table: str, ids: ArrayLike) -> None:
         """The rows of ids u64 [n] go."""

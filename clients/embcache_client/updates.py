@@ -23,6 +23,7 @@ ACKS: Final = ("durable", "applied")
 
 MAX_CHANGES: Final = 256
 MAX_MARK_BYTES: Final = 256
+MAX_TTL_S: Final = (1 << 32) - 1
 
 # What a body has beside its ids and rows, at most: the keys, the numbers, a producer's name and a mark of full length.
 BATCH_BYTES: Final = 512
@@ -37,7 +38,8 @@ _T = TypeVar("_T")
 class Change:
     """One entry of a batch's `changes`: what happens to rows of one table.
 
-    Repeated ids are allowed: assign keeps the last of them, add adds all.
+    Repeated ids are allowed: assign keeps the last of them, add adds all. ttl_s: the rows expire so many seconds after
+    the batch is accepted, 0 for never; None: as the table has it or, of rows that are added to, as they have it.
     """
 
     table: str
@@ -46,6 +48,7 @@ class Change:
     rows: NDArray[np.float32] | None = None  # [n, dim]; none for delete
     dtype: str = "f32"  # of the rows on the wire
     wire_rows: rowtypes.WireRows | None = None  # `rows` in that dtype, where they were encoded before
+    ttl_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,13 @@ def check_finite(table: str, op: str, ids: NDArray[np.uint64], rows: NDArray[np.
     raise ValueError(f"table {table}: {op} has NaN or infinity in {len(bad)} of {len(ids)} rows: ids {named}{more}")
 
 
+def check_ttl(table: str, ttl_s: object) -> int:
+    """The seconds after which rows expire; ValueError for what can be none."""
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | np.integer) or not 0 <= ttl_s <= MAX_TTL_S:
+        raise ValueError(f"table {table}: ttl_s is {ttl_s!r:.60}, not whole seconds from 0 to {MAX_TTL_S}")
+    return int(ttl_s)
+
+
 def _check_batch(producer: str, epoch: int, seq: int, mark: bytes | None, changes: Sequence[Change], ack: str) -> None:
     if not _PRODUCER.fullmatch(producer):
         raise ValueError(f"producer {producer!r} is not 1 to 64 of the characters A-Z a-z 0-9 . _ -")
@@ -149,6 +159,8 @@ def _change_map(change: Change) -> dict[str, object]:
     entry |= {"dtype": change.dtype, "rows": encoded.values.data}
     if encoded.scale is not None and encoded.bias is not None:
         entry |= {"scale": encoded.scale.data, "bias": encoded.bias.data}
+    if change.ttl_s is not None:
+        entry["ttl_s"] = check_ttl(change.table, change.ttl_s)
     return entry
 
 

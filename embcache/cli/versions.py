@@ -44,9 +44,9 @@ def parse_targets(texts: list[str]) -> dict[str, str]:
     return targets
 
 
-def own_keys(dtype: str | None, default: str | None, add: bool | None) -> dict[str, Any]:
+def own_keys(dtype: str | None, default: str | None, add: bool | None, ttl_s: int | None) -> dict[str, Any]:
     """What a version's spec says of its own."""
-    told = {"dtype": dtype, "default": None if default is None else parse_default(default), "add": add}
+    told = {"dtype": dtype, "default": None if default is None else parse_default(default), "add": add, "ttl_s": ttl_s}
     return {key: value for key, value in told.items() if value is not None}
 
 
@@ -81,12 +81,15 @@ def stage(
         str | None, typer.Option(help='Its default row: zeros, {"uniform": 0.01} or {"constant": [...]}.')
     ] = None,
     add: Annotated[bool | None, typer.Option("--add/--no-add", help="Whether it takes `add`.")] = None,
+    ttl_s: Annotated[
+        int | None, typer.Option("--ttl-s", min=0, help="Its rows expire after so many seconds; 0: as changes say it.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Updates of the table go to it, too.")] = False,
 ) -> None:
     """Add an empty version beside the live one, for `embcache import --version` to fill. Lookups do not see it."""
     from embcache.cli.tables import opened
 
-    spec = own_keys(None if dtype is None else dtype_of(dtype), default, add)
+    spec = own_keys(None if dtype is None else dtype_of(dtype), default, add, ttl_s)
     with opened(*place(config, url), token) as tables:
         tables.stage(table, version, spec, follow)
     typer.echo(f"{table}: {version} is staged" + (", and follows" if follow else ""))

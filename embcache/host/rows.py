@@ -158,21 +158,27 @@ def decode_all(dtype, rows, row_bytes, out):
 
 
 @kernel
+def add_row(row, delta):
+    """Add a finite delta f32 [dim] to a row f32 [dim]; -> how many sums were beyond f32 and became its largest."""
+    saturated = 0
+    for j in range(row.shape[0]):
+        total = np.float32(row[j] + delta[j])
+        if abs(total) > _LARGEST:
+            total = np.float32(np.copysign(_LARGEST, total))
+            saturated += 1
+        row[j] = total
+    return saturated
+
+
+@kernel
 def add_rows(sums, places, deltas):
     """Add finite deltas f32 [n, dim] to sums f32 [m, dim] at places int64 [n], one after the other, in f32.
 
-    A sum beyond the range of f32 becomes its largest value, at once: so it does not matter which of them are added by
-    one call. -> how many did.
+    A sum saturates at once: so it does not matter which of them are added by one call. -> how many did.
     """
     saturated = 0
     for i in range(places.shape[0]):
-        row = sums[places[i]]
-        for j in range(row.shape[0]):
-            total = np.float32(row[j] + deltas[i, j])
-            if abs(total) > _LARGEST:
-                total = np.float32(np.copysign(_LARGEST, total))
-                saturated += 1
-            row[j] = total
+        saturated += add_row(sums[places[i]], deltas[i])
     return saturated
 
 

@@ -141,10 +141,12 @@ class HotTier:
     def ask(self, wishes: Sequence[Wish], keep: object) -> Question | None:
         """Begin to look all ids of some wishes up; None where nothing can be asked.
 
+        Rows that may expire are left to the arena: the device writes results, and knows no time.
         keep: what holds the memory of the results. Wait for the question's ticket before anything else happens to it.
         """
         division = self._writer.division
-        pools = [division.pools.get(wish.view.spec.row_bytes) for wish in wishes]
+        specs = [wish.view.spec for wish in wishes]
+        pools = [None if spec.expires else division.pools.get(spec.row_bytes) for spec in specs]
         if not any(pools):
             return None
         question = Question(wishes, pools, self.room(room_for(wishes)), keep)

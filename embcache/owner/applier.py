@@ -18,26 +18,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.defaults import default_values
-from embcache.host.convert import decode_rows, encode_rows
-from embcache.host.rows import add_rows
 from embcache.owner.catalogue import TableChange, Version
 from embcache.owner.committer import Accepted, states
+from embcache.owner.computing import Outcome, Said, Work, write
 from embcache.owner.feeds import Feeds
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.producers import META
 from embcache.owner.threads import StoreThreads, log
-from embcache.spec import TableSpec
-from embcache_client.updates import ADD, ASSIGN, DELETE
-from embcache_storage.store import ABSENT, DAMAGED, FOUND, Change, RowStore, StoreError
+from embcache_storage.store import RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
 PIECE_ROWS = 1024  # a write of so many holds the GIL for 2 to 4 ms
@@ -64,35 +60,11 @@ class Cursor(NamedTuple):
         return cls() if data is None else cls(*msgpack.unpackb(data))
 
 
-@dataclass(slots=True)
-class _Work:
-    """What a piece does to one version: one op on ids u64 [n], rows in forms of their own, in order.
-
-    `held`: for `add`, the rows of the ids that memory has, and which those are, where they are as on disk.
-    """
-
-    spec: TableSpec
-    version: int
-    op: str
-    ids: list[Ids] = field(default_factory=list)
-    rows: list[tuple[int, Rows]] = field(default_factory=list)
-    held: tuple[Rows, NDArray[np.bool_]] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    work: Mapping[int, _Work]
+    work: Mapping[int, Work]
     cursor: Cursor
     done: Sequence[Accepted]  # batches that end in it
-
-
-class _Written(NamedTuple):
-    """What a version's rows are now: ids, and encoded rows as on disk and as in memory, or None where removed."""
-
-    version: int
-    ids: Ids
-    cold: Rows | None
-    warm: Rows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +109,8 @@ class Applier:
         self.waiting_bytes = 0
         self.rows_applied = 0
         self.rows_damaged = 0
+        self.rows_swept = 0
+        self.first_expiries: dict[int, int] = {}  # of rows that were written since somebody took note, by version
         self.values_saturated = 0
 
     @property
@@ -183,7 +157,7 @@ class Applier:
         Room is counted in bytes, and a row takes at least its part of a piece that is full of rows, in each version
         that it is for: all of them have the same rows of a batch, whatever piece a crash comes after.
         """
-        work: dict[int, _Work] = {}
+        work: dict[int, Work] = {}
         done: list[Accepted] = []
         cursor, room = self._cursor, PIECE_BYTES
         for accepted in self._queue:
@@ -197,9 +171,9 @@ class Applier:
                     row = sum(max(version.spec.cold_row_bytes, PIECE_BYTES // PIECE_ROWS) for version in versions)
                     part = slice(cursor.rows, cursor.rows + max(room // row, 0 if work else 1))
                     for version in versions:
-                        at = work.setdefault(version.number, _Work(version.spec, version.number, change.op))
+                        at = work.setdefault(version.number, Work(version.spec, version.number, change.op))
                         at.ids.append(change.ids[part])
-                        at.rows.append((change.dtype, change.rows[part]))
+                        at.said.append(Said(change.dtype, change.rows[part], accepted.entry.at, change.ttl_s))
                     room -= row * len(change.ids[part])
                     if part.stop < len(change.ids):
                         return _Piece(work, Cursor(cursor.position, index, part.stop), done)
@@ -217,20 +191,26 @@ class Applier:
         work = list(piece.work.values())
         for each in work:
             each.held = self._held(each)
-        written, outcome = await _until_written(lambda: self._threads.apply(_write, self._store, work, meta))
+        written, outcome = await _until_written(lambda: self._threads.apply(write, self._store, work, meta))
         for version, ids, _, rows in written:
             self._tiers.replace(version, ids, rows)
             self._tiers.overtaken(version, ids)
             self._tiers.feeds.tell(version, ids, rows)
-        self.rows_applied += outcome.rows
-        self.rows_damaged += outcome.damaged
-        self.values_saturated += outcome.saturated
+        self._count(outcome)
         self._go_on(piece.cursor, piece.done)
 
-    def _held(self, work: _Work) -> tuple[Rows, NDArray[np.bool_]] | None:
+    def _count(self, outcome: Outcome) -> None:
+        self.rows_applied += outcome.rows
+        self.rows_damaged += outcome.damaged
+        self.rows_swept += outcome.swept
+        self.values_saturated += outcome.saturated
+        for version, expiry in outcome.expiries.items():
+            self.first_expiries[version] = min(expiry, self.first_expiries.get(version, expiry))
+
+    def _held(self, work: Work) -> tuple[Rows, NDArray[np.bool_]] | None:
         """Rows that are added to are mostly in memory, and need not be read from disk where the form is the same."""
         spec = work.spec
-        if work.op != ADD or spec.dtype_code != spec.cold_code:
+        if not work.reads or spec.dtype_code != spec.cold_code:
             return None
         return self._tiers.read(work.version, np.concatenate(work.ids))
 
@@ -277,76 +257,3 @@ async def _until_written(write: Callable[[], Awaitable[T]]) -> T:
                 log.error("updates cannot be applied, trying again and again: %s", error)
             await asyncio.sleep(_RETRY_S)
     raise AssertionError
-
-
-@dataclass(slots=True)
-class _Outcome:
-    rows: int = 0
-    damaged: int = 0
-    saturated: int = 0
-
-
-def _write(store: RowStore, work: Sequence[_Work], meta: Mapping[str, bytes]) -> tuple[list[_Written], _Outcome]:
-    """In a thread: compute the new rows and commit them with the meta values."""
-    outcome = _Outcome()
-    written = [new for each in work for new in _compute(store, each, outcome)]
-    store.commit([Change(version, ids, cold) for version, ids, cold, _ in written], meta)
-    return written, outcome
-
-
-def _compute(store: RowStore, work: _Work, outcome: _Outcome) -> Iterator[_Written]:
-    spec = work.spec
-    ids = np.concatenate(work.ids)
-    outcome.rows += len(ids)
-    if work.op == DELETE:
-        yield _Written(work.version, ids, None, None)
-        return
-    if work.op == ASSIGN:
-        cold = np.concatenate([_encoded(rows, dtype, spec.cold_code, spec, outcome) for dtype, rows in work.rows])
-    else:
-        assert work.op == ADD
-        deltas = np.concatenate([decode_rows(rows, dtype, spec.dim) for dtype, rows in work.rows])
-        ids, cold = _added(store, work, ids, deltas, outcome)
-    yield _Written(work.version, ids, cold, _encoded(cold, spec.cold_code, spec.dtype_code, spec, outcome))
-
-
-def _encoded(rows: Rows, dtype: int, wanted: int, spec: TableSpec, outcome: _Outcome) -> Rows:
-    """Rows of one dtype in another, or as they are."""
-    if dtype == wanted:
-        return rows
-    encoded, saturated = encode_rows(decode_rows(rows, dtype, spec.dim), wanted)
-    outcome.saturated += saturated
-    return encoded
-
-
-def _added(store: RowStore, work: _Work, ids: Ids, deltas: NDArray[np.float32], outcome: _Outcome) -> tuple[Ids, Rows]:
-    """Deltas f32 [n, dim] added to the rows of ids u64 [n], in order: the rows as they lie on disk, f32.
-
-    Rows that are damaged stay so.
-    """
-    spec = work.spec
-    own, first, places = np.unique(ids, return_index=True, return_inverse=True)
-    rows, state = _read(store, work, own, first)
-    sums = rows.view(np.float32)
-    absent = state == ABSENT
-    if absent.any():
-        sums[absent] = default_values(spec, own[absent])
-    outcome.saturated += add_rows(sums, places.astype(np.int64), deltas)
-    sound = state != DAMAGED
-    if not sound.all():
-        outcome.damaged += int(np.count_nonzero(~sound))
-        own, rows = own[sound], rows[sound]
-    return own, rows
-
-
-def _read(store: RowStore, work: _Work, own: Ids, first: NDArray[np.intp]) -> tuple[Rows, Rows]:
-    """Rows as on disk, and their state, of distinct ids, of which `first` says where they stand in the work's."""
-    row_bytes = work.spec.cold_row_bytes
-    if work.held is None:
-        return store.read(work.version, row_bytes, own)
-    held, found = work.held
-    rows, there = held[first], found[first]
-    state = np.full(len(own), FOUND, np.uint8)
-    if not there.all():
-        rows[~there], state[~there] = store.read(work.version, row_bytes, own[~there])
-    return rows, state

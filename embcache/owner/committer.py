@@ -32,11 +32,12 @@ from typing import TypeAlias
 
 from embcache.config import Updates
 from embcache.errors import EmbcacheError, NotReady, Overloaded
+from embcache.host import expiry
 from embcache.owner.catalogue import TableChange
 from embcache.owner.entries import Entry, to_payload
 from embcache.owner.producers import Producer, Producers
 from embcache.owner.threads import StoreThreads, log, service_error
-from embcache.owner.updates import Batch, RowsChange
+from embcache.owner.updates import Batch, RowsChange, Sweep
 from embcache_storage.log import UpdateLog
 from embcache_storage.store import StoreError
 
@@ -91,6 +92,7 @@ class Committer:
         self._arrived = asyncio.Event()
         self._broken = False
         self._waiting_bytes = 0
+        self._now = 0  # in ms since 1970: batches are accepted at times in the order of their positions
         self.logged = self.durable = update_log.last
 
     @property
@@ -109,7 +111,8 @@ class Committer:
         if duplicate:
             position = self._producers.get(batch.producer).position
         else:
-            position = self._enter_batch(dataclasses.replace(batch, changes=resolve()), must_sync=False)
+            self._now = max(self._now, expiry.now_ms())
+            position = self._enter_batch(dataclasses.replace(batch, changes=resolve(), at=self._now), must_sync=False)
         await self._until_safe(position)
         return Receipt(position, duplicate)
 
@@ -129,6 +132,12 @@ class Committer:
     async def order(self, change: TableChange) -> int:
         """Give a change of tables its position; returns when it is durable."""
         position = self._enter(change, None, must_sync=True)
+        await self._until_safe(position)
+        return position
+
+    async def sweep(self, sweep: Sweep) -> int:
+        """Give a sweep its position; returns when it is safe."""
+        position = self._enter(sweep, None, must_sync=False)
         await self._until_safe(position)
         return position
 

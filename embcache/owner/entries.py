@@ -1,8 +1,10 @@
-"""Entries of the update log: batches of updates and changes of tables, and their form in bytes.
+"""Entries of the update log: batches of updates, sweeps and changes of tables, and their form in bytes.
 
     u32  bytes of the msgpack map
-    map  a batch: {"producer", "epoch", "seq", "mark", "digest",
-                   "changes": [[version, op, dtype, n, row_bytes, versions that follow ...], ...]}
+    map  a batch: {"producer", "epoch", "seq", "mark", "digest", "at",
+                   "changes": [[version, op, dtype, n, row_bytes, versions that follow ...], ...],
+                   and, where some change says it, "ttls": [seconds or nil of each change]}
+         a sweep: {"sweep": when its rows had expired, in ms, "changes": as above}
          a change of tables: {"tables": {name: as in the catalogue, or nil}, "new", "rows"}
          or, as it was in format 1 of the catalogue: {"name", "table", "rows"}
     then, each padded to 8 bytes from the start: ids u64 [n] and encoded rows u8 [n, row_bytes] of each of `changes`
@@ -21,9 +23,9 @@ from numpy.typing import NDArray
 
 from embcache.local.frames import padded
 from embcache.owner.catalogue import Table, TableChange
-from embcache.owner.updates import Batch, RowsChange
+from embcache.owner.updates import Batch, RowsChange, Sweep
 
-Entry: TypeAlias = Batch | TableChange
+Entry: TypeAlias = Batch | Sweep | TableChange
 
 _LENGTH = struct.Struct("<I")
 
@@ -33,14 +35,13 @@ def to_payload(entry: Entry) -> memoryview:
     if isinstance(entry, TableChange):
         tables = {name: None if table is None else table.to_json() for name, table in entry.tables.items()}
         return _filled({"tables": tables, "new": entry.new, "rows": entry.rows}, [])
-    head = {
-        "producer": entry.producer,
-        "epoch": entry.epoch,
-        "seq": entry.seq,
-        "mark": entry.mark,
-        "digest": entry.digest,
-        "changes": [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1], *c.followers] for c in entry.changes],
-    }
+    head: dict[str, Any] = {"sweep": entry.at}
+    if isinstance(entry, Batch):
+        head = {key: getattr(entry, key) for key in ("producer", "epoch", "seq", "mark", "digest", "at")}
+    head["changes"] = [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1], *c.followers] for c in entry.changes]
+    ttls = [change.ttl_s for change in entry.changes]
+    if ttls.count(None) < len(ttls):
+        head["ttls"] = ttls
     return _filled(head, [array for change in entry.changes for array in (change.ids, change.rows)])
 
 
@@ -53,15 +54,22 @@ def from_payload(payload: bytes | memoryview) -> Entry:
         return TableChange({head["name"]: table}, 0 if table is None else table.live.number, head["rows"])
     if "tables" in head:
         return TableChange({name: _table(told) for name, told in head["tables"].items()}, head["new"], head["rows"])
-    at = padded(_LENGTH.size + length)
+    changes = _changes(head.pop("changes"), head.pop("ttls", None), payload, padded(_LENGTH.size + length))
+    return Sweep(head["sweep"], changes) if "sweep" in head else Batch(changes=changes, **head)
+
+
+def _changes(
+    told: Sequence[Any], ttls: Sequence[int | None] | None, payload: bytes | memoryview, at: int
+) -> tuple[RowsChange, ...]:
+    """Changes as they are told, whose arrays begin at a byte of the payload."""
     changes = []
-    for version, op, dtype, n, row_bytes, *followers in head.pop("changes"):
+    for (version, op, dtype, n, row_bytes, *followers), ttl_s in zip(told, ttls or [None] * len(told), strict=True):
         ids = np.frombuffer(payload, np.uint64, n, at)
         at += 8 * n
         rows = np.frombuffer(payload, np.uint8, n * row_bytes, at).reshape(n, row_bytes)
         at += padded(n * row_bytes)
-        changes.append(RowsChange(version, op, dtype, ids, rows, tuple(followers)))
-    return Batch(changes=tuple(changes), **head)
+        changes.append(RowsChange(version, op, dtype, ids, rows, tuple(followers), ttl_s))
+    return tuple(changes)
 
 
 def _table(told: Mapping[str, Any] | None) -> Table | None:

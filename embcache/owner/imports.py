@@ -15,11 +15,12 @@ from typing import TypeVar
 import numpy as np
 
 from embcache.errors import InvalidRows, Overloaded, UnknownTable
+from embcache.host import expiry
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
 from embcache.owner.versions import NewVersion
-from embcache.spec import TableSpec
+from embcache.spec import TableSpec, row_bytes
 from embcache_storage.store import BulkLoad, RowStore
 
 MAX_IMPORTS = 64
@@ -77,8 +78,11 @@ class Imports:
         return entry.id, new
 
     def row_bytes(self, import_id: str) -> int:
-        """Bytes of an encoded row on disk, as this import takes it. UnknownTable when there is no such import."""
-        return self._find(import_id).new.spec.cold_row_bytes
+        """Bytes of an encoded row as this import takes it: in the disk's form, without when it expires. UnknownTable
+        when there is no such import.
+        """
+        spec = self._find(import_id).new.spec
+        return row_bytes(spec.dim, spec.cold_dtype)
 
     async def add(self, import_id: str, ids: Ids, rows: Rows) -> int:
         """Take ids u64 [n], ascending over all pieces, with rows u8 [n, row_bytes] -> rows of the import so far.
@@ -94,7 +98,7 @@ class Imports:
             async with entry.turn:
                 self._check(entry, ids)
                 if len(ids):
-                    await self._guarded(entry, self._threads.bulk(entry.load.add, ids, rows))
+                    await self._guarded(entry, self._threads.bulk(_add, entry, ids, rows, expiry.now_ms()))
                     entry.last_id = int(ids[-1])
                 return entry.load.rows
         finally:
@@ -172,6 +176,14 @@ class Imports:
     def _forget(self, entry: _Import) -> None:
         entry.ended = True
         self._imports.pop(entry.id, None)
+
+
+def _add(entry: _Import, ids: Ids, rows: Rows, now: int) -> None:
+    """In a thread: rows that may expire do so by when they came."""
+    spec = entry.new.spec
+    if spec.ttl_s is not None:
+        rows = expiry.with_expiries(rows, np.full(len(rows), expiry.after(now, spec.ttl_s), np.uint64))
+    entry.load.add(ids, rows)
 
 
 def _no_import(import_id: str) -> UnknownTable:

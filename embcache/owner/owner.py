@@ -25,6 +25,7 @@ from embcache.owner.rings import Rings
 from embcache.owner.server import Greeting, Server
 from embcache.owner.snapshot_calls import SnapshotCalls
 from embcache.owner.stats import Stats
+from embcache.owner.sweeper import Sweeper
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
 from embcache.spec import TableSpec
@@ -57,6 +58,7 @@ class Owner:
         stats = Stats(self.parts, lambda: len(self.server.connections))
         self._operations = Operations(self.parts, stats)
         self._snapshots = SnapshotCalls(self.parts, settings.cold)
+        self._sweeper = Sweeper(self.parts, settings.updates.sweep_every_s)
         self.server = Server(settings.cold.path, self._greet)
         self._watches: list[asyncio.Task[None]] = []
 
@@ -66,7 +68,7 @@ class Owner:
         await parts.tables.load(self._lineage)
         await parts.intake.start()
         await parts.tables.open(declared)
-        watched = (self.rings, parts.imports, parts.memory, parts.tables, parts.feeds)
+        watched = (self.rings, parts.imports, parts.memory, parts.tables, parts.feeds, self._sweeper)
         watches = [each.watch() for each in watched]
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()

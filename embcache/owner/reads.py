@@ -28,7 +28,7 @@ from typing import Protocol
 import numpy as np
 
 from embcache.errors import Overloaded
-from embcache.host.convert import decode_rows, encode_rows
+from embcache.host.expiry import as_in_memory
 from embcache.owner.catalogue import Version
 from embcache.owner.flight import Batch, Ids, Places, Rows
 from embcache.owner.threads import StoreThreads, log
@@ -251,8 +251,7 @@ def _read_each(store: RowStore, job: Sequence[Batch]) -> None:
             ids, places = batch.distinct()
             spec = batch.spec
             rows, state = store.read(batch.version, spec.cold_row_bytes, ids)
-            if spec.cold_code != spec.dtype_code:
-                rows, _ = encode_rows(decode_rows(rows, spec.cold_code, spec.dim), spec.dtype_code)
+            rows, _ = as_in_memory(rows, spec)
             batch.rows, batch.state = (rows, state) if places is None else (rows[places], state[places])
         except Exception as error:
             batch.error = error

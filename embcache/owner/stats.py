@@ -73,6 +73,7 @@ class Stats:
             "producers": len(intake.producers.accepted),
             "rows_applied": intake.applier.rows_applied,
             "rows_damaged": intake.applier.rows_damaged,
+            "rows_swept": intake.applier.rows_swept,
             "values_saturated": intake.applier.values_saturated,
             "feeds": len(feeds),
             "feed_bytes": feeds.unacked_bytes,

@@ -12,14 +12,15 @@ from embcache.errors import DeadlineExceeded, DimensionMismatch, MalformedReques
 from embcache.host.convert import row_bytes_of
 from embcache.local import frames
 from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
-from embcache.owner.flight import Ids, Rows
 from embcache.owner.intake import Intake
 from embcache.owner.producers import Producer
 from embcache.owner.server import Answer
 from embcache.owner.tables import Tables
-from embcache.owner.updates import Batch, RowsChange, digest_of
+from embcache.owner.updates import Batch, RowsChange, Told, digest_of
 from embcache.spec import DTYPES
 from embcache_client.updates import ADD, DELETE, MAX_MARK_BYTES, OPS
+
+_Shape: TypeAlias = tuple[str, str, int, int, int, int | None]  # of a change: table, op, dtype, n, row_bytes, ttl_s
 
 
 class UpdateCalls:
@@ -41,7 +42,7 @@ class UpdateCalls:
         return self._state_of(await self._intake.open(text(meta, "producer"))), ()
 
     async def update(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"producer", "epoch", "seq", "mark", "changes": [[table, op, dtype code, n, row_bytes], ...],
+        """{"producer", "epoch", "seq", "mark", "changes": [[table, op, dtype code, n, row_bytes, ttl_s if any], ...],
         "applied_within_s"}, then for each change ids u64 [n] and encoded rows u8 [n, row_bytes], padded to 8 bytes
         -> {"position", "duplicate", "durable", "applied", "history"}.
 
@@ -64,11 +65,12 @@ class UpdateCalls:
         await self._intake.wait_applied(integer(meta, "position", U64), float(get(meta, "timeout_s", float)))
         return self._positions(), ()
 
-    def _resolved(self, told: Sequence[_Told]) -> tuple[RowsChange, ...]:
+    def _resolved(self, told: Sequence[Told]) -> tuple[RowsChange, ...]:
         """The changes of a batch, for the tables as they are now. UnknownTable, DimensionMismatch, MalformedRequest."""
-        return tuple(self._change(place, *change) for place, change in enumerate(told))
+        return tuple(self._change(place, change) for place, change in enumerate(told))
 
-    def _change(self, place: int, name: str, op: str, dtype: int, ids: Ids, rows: Rows) -> RowsChange:
+    def _change(self, place: int, told: Told) -> RowsChange:
+        name, op, dtype, ids, rows, ttl_s = told
         table = self._tables.named(name)
         spec, followers = table.live.spec, tuple(version.number for version in table.followers)
         if op == ADD and not spec.add:
@@ -76,13 +78,18 @@ class UpdateCalls:
                 f"table {name!r} keeps its rows as {spec.dtype} on disk, where small sums are lost: `add` "
                 "needs dtype f32, or `add = true` in the table's spec"
             )
+        if ttl_s is not None and not spec.expires:
+            raise MalformedRequest(
+                f"changes[{place}].ttl_s: rows of table {name!r} cannot expire: give its spec a ttl_s, 0 for rows that "
+                "do so only where a change says it; a table that is there gets it by a version of its own"
+            )
         row_bytes = 0 if op == DELETE else row_bytes_of(dtype, spec.dim)
         if len(ids) and rows.shape[1] != row_bytes:
             raise DimensionMismatch(
                 f"changes[{place}].rows: {rows.nbytes} bytes; {len(ids)} rows of {spec.dim} x {DTYPES[dtype]} "
                 f"for table {name!r} take {len(ids) * row_bytes}"
             )
-        return RowsChange(table.live.number, op, dtype, ids, rows.reshape(len(ids), row_bytes), followers)
+        return RowsChange(table.live.number, op, dtype, ids, rows.reshape(len(ids), row_bytes), followers, ttl_s)
 
     def _positions(self) -> dict[str, Any]:
         return {
@@ -102,10 +109,7 @@ class UpdateCalls:
         }
 
 
-_Told: TypeAlias = tuple[str, str, int, Ids, Rows]  # (table, op, dtype code, ids, rows) of a change, as it was sent
-
-
-def _batch(meta: Mapping[str, Any], told: Sequence[_Told]) -> Batch:
+def _batch(meta: Mapping[str, Any], told: Sequence[Told]) -> Batch:
     """A batch without its changes, which `told` are."""
     mark = get(meta, "mark", bytes)
     if len(mark) > MAX_MARK_BYTES:
@@ -114,26 +118,29 @@ def _batch(meta: Mapping[str, Any], told: Sequence[_Told]) -> Batch:
     return Batch(producer, epoch, seq, mark, digest_of(mark, told), ())
 
 
-def _told(shapes: Sequence[tuple[str, str, int, int, int]], payload: memoryview) -> list[_Told]:
+def _told(shapes: Sequence[_Shape], payload: memoryview) -> list[Told]:
     """Changes with their ids u64 [n] and rows u8 [n, row_bytes], which look into `payload`. DimensionMismatch."""
-    wanted = sum(8 * n + frames.padded(n * row_bytes) for _, _, _, n, row_bytes in shapes)
+    wanted = sum(8 * n + frames.padded(n * row_bytes) for _, _, _, n, row_bytes, _ in shapes)
     if wanted != payload.nbytes:
         raise DimensionMismatch(f"the ids and rows of an update take {wanted} bytes, and {payload.nbytes} came")
     told, at = [], 0
-    for name, op, dtype, n, row_bytes in shapes:
+    for name, op, dtype, n, row_bytes, ttl_s in shapes:
         ids = np.frombuffer(payload, np.uint64, n, at)
         at += 8 * n
         rows = np.frombuffer(payload, np.uint8, n * row_bytes, at).reshape(n, row_bytes)
         at += frames.padded(n * row_bytes)
-        told.append((name, op, dtype, ids, rows))
+        told.append((name, op, dtype, ids, rows, ttl_s))
     return told
 
 
-def _shape(value: object) -> tuple[str, str, int, int, int]:
-    """A change of an update: (table, op, dtype code, rows, bytes of one)."""
-    if isinstance(value, list) and len(value) == 5:
-        name, op, dtype, n, row_bytes = value
+def _shape(value: object) -> _Shape:
+    """A change of an update, as `update` takes it."""
+    if isinstance(value, list) and len(value) in (5, 6):
+        name, op, dtype, n, row_bytes, ttl_s = (*value, None)[:6]
         sizes = is_integer(n, 0, U32) and is_integer(row_bytes, 0, MAX_ROW_BYTES)
-        if isinstance(name, str) and op in OPS and is_integer(dtype, 0, len(DTYPES) - 1) and sizes:
-            return name, op, dtype, n, row_bytes
-    raise MalformedRequest(f"a change of an update is [table, op, dtype, n, row_bytes], not {value!r:.100}")
+        times = ttl_s is None or is_integer(ttl_s, 0, U32)
+        if isinstance(name, str) and op in OPS and is_integer(dtype, 0, len(DTYPES) - 1) and sizes and times:
+            return name, op, dtype, n, row_bytes, ttl_s
+    raise MalformedRequest(
+        f"a change of an update is [table, op, dtype, n, row_bytes] and maybe a ttl_s, not {value!r:.100}"
+    )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host.convert import decode_rows, encode_rows
+from embcache.host.expiry import as_in_memory
 from embcache.host.table import HostTable
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
@@ -111,7 +111,7 @@ class WarmAudit:
             return None
         try:
             cold, state = await self._parts.threads.bulk(self._parts.store.read, version, spec.cold_row_bytes, ids)
-            wanted = await asyncio.to_thread(_in_memory, cold, spec)
+            wanted, _ = await asyncio.to_thread(as_in_memory, cold, spec)
         except StoreError as error:
             log.warning("rows of version %d cannot be compared: %s", version, error)
             return None
@@ -125,13 +125,6 @@ class WarmAudit:
     def _read(self, version: int, ids: Ids) -> tuple[Rows, NDArray[np.bool_]] | None:
         table = self._table(version)
         return None if table is None else table.read(ids)
-
-
-def _in_memory(cold: Rows, spec: TableSpec) -> Rows:
-    """Rows on disk as they are in memory."""
-    if spec.cold_code == spec.dtype_code:
-        return cold
-    return encode_rows(decode_rows(cold, spec.cold_code, spec.dim), spec.dtype_code)[0]
 
 
 def _finding(what: str, where: str) -> dict[str, str]:

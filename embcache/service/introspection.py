@@ -104,6 +104,7 @@ def _update_gauges(updates: dict[str, Any]) -> Iterator[Gauge]:
         ("update_log_bytes", "The update log on disk", "log_bytes"),
         ("update_rows", "Rows that updates changed since the owner started", "rows_applied"),
         ("update_saturated_values", "Values of them beyond the dtype's range", "values_saturated"),
+        ("swept_rows", "Rows removed since they had expired", "rows_swept"),
         ("update_damaged_rows", "Adds to rows that cannot be read, which stay so", "rows_damaged"),
         ("producers", "Producers that are known", "producers"),
         ("feeds", "Readers that keep rows of their own and are told what changes", "feeds"),

@@ -29,12 +29,12 @@ from embcache.service.fields import (
 )
 from embcache.spec import DTYPES
 from embcache.updatecalls import Change
-from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, OPS
+from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, MAX_TTL_S, OPS
 
 _MAX_DEPTH = 4  # request, changes, a change, its values
 _KEYS_AND_VALUES = 16 + 16 * MAX_CHANGES
 _REQUEST_KEYS = frozenset(("producer", "epoch", "seq", "mark", "changes", "ack"))
-_CHANGE_KEYS = frozenset(("table", "op", "ids", "values", "dtype", "rows", "scale", "bias"))
+_CHANGE_KEYS = frozenset(("table", "op", "ids", "values", "dtype", "rows", "scale", "bias", "ttl_s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,20 @@ def _change(entry: Any, where: str, feature_of: Callable[[str], str]) -> Change:
     elif "values" in entry:
         raise MalformedRequest(f"{where}: has ids and values; give one of them")
     if op == "delete":
-        if extra := entry.keys() & {"rows", "dtype", "scale", "bias"}:
+        if extra := entry.keys() & {"rows", "dtype", "scale", "bias", "ttl_s"}:
             raise MalformedRequest(f"{where}.{min(extra)}: a delete has no rows")
         return Change(table, op, ids)
     dtype = entry.get("dtype", "f32")
     if dtype not in DTYPES:
         unsupported_dtype(dtype)
-    return Change(table, op, ids, _rows(entry, where, ids.size, dtype), dtype)
+    return Change(table, op, ids, _rows(entry, where, ids.size, dtype), dtype, _ttl(entry, where))
+
+
+def _ttl(entry: dict[str, Any], where: str) -> int | None:
+    ttl_s = entry.get("ttl_s")
+    if ttl_s is not None and (type(ttl_s) is not int or not 0 <= ttl_s <= MAX_TTL_S):
+        mistyped(f"{where}.ttl_s", ttl_s, f"whole seconds from 0 to {MAX_TTL_S}")
+    return ttl_s
 
 
 def _rows(entry: dict[str, Any], where: str, count: int, dtype: str) -> NDArray[np.uint8]:

@@ -65,10 +65,10 @@ class Pusher:
     def batch(self, *changes: tuple[str, str, Ids, Any], seq: int | None = None, mark: bytes = b"") -> Batch:
         tables = self.owner.owner.parts.tables
         told = [
-            (name, op, 0, ids, np.zeros((len(ids), 0), np.uint8) if op == DELETE else rows(values))
+            (name, op, 0, ids, np.zeros((len(ids), 0), np.uint8) if op == DELETE else rows(values), None)
             for name, op, ids, values in changes
         ]
-        made = tuple(RowsChange(tables.named(t).live.number, op, 0, ids, r) for t, op, _, ids, r in told)
+        made = tuple(RowsChange(tables.named(t).live.number, op, 0, ids, r) for t, op, _, ids, r, _ in told)
         if seq is None:
             self.seq += 1
         return Batch(self.name, self.epoch, self.seq if seq is None else seq, mark, digest_of(mark, told), made)
