@@ -1,5 +1,5 @@
-"""A random player of lookups, updates, imports, versions that are staged, followed, switched and dropped, evictions,
-crashes and reopenings, against the oracle."""
+"""A random player of lookups, updates, imports, rows that expire and are swept, versions that are staged, followed,
+switched and dropped, evictions, crashes and reopenings, against the oracle."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from embcache.errors import Conflict, EmbcacheError, Fenced, NotReady, SequenceG
 from embcache.pending import Pending
 from embcache.updatecalls import Change, Pushed
 from embcache_client.results import COLD, MISSING, WARM
+from tests.clock import StoppedClock
 from tests.naive import Naive, NaiveProducer, NaiveTable, rounded
 
 NAMES = ["a", "b", "c"]
 DTYPES = ["f32", "f16", "bf16", "q8"]
 LABELS = ["x", "y"]
+TTLS = [None, 0, 40, 600]  # of tables, in seconds
 DEFAULTS: list[Any] = ["zeros", {"uniform": 0.5}]
 WORLD = np.unique(np.random.default_rng(7).integers(0, 2**64, 900, dtype=np.uint64))  # far more than are kept warm
 PRODUCERS = ["trainer-0", "trainer-1"]
@@ -46,7 +48,7 @@ class Sent:
     seq: int
     mark: bytes
     changes: list[Change]
-    told: list[tuple[str, str, list[int], Any]]
+    told: list[tuple[str, str, list[int], Any, int | None]]
 
 
 class Hierarchy(RuleBasedStateMachine):
@@ -56,10 +58,14 @@ class Hierarchy(RuleBasedStateMachine):
     def open(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         config = self.folder / "config.toml"
-        config.write_text('[warm]\ncapacity = "128KiB"\n[cold]\npath = "data"\n')
+        config.write_text(
+            '[warm]\ncapacity = "128KiB"\n[cold]\npath = "data"\n[updates]\nsweep_every_s = 0.1\n'  # all the time
+        )
+        self.clock = StoppedClock(self.folder / "now").__enter__()
         self.settings = Settings.load(config)
         self.cache = EmbeddingCache.open(self.settings)
         self.naive = Naive()
+        self.naive.now = self.clock.now
         self.position = 0  # of what was acknowledged last
         self.last: dict[str, Sent] = {}
         self.restarts = 0  # bounded, since each takes a second or two
@@ -72,6 +78,7 @@ class Hierarchy(RuleBasedStateMachine):
                 self.look_everywhere()
             finally:
                 self.cache.close()
+                self.clock.__exit__(None, None, None)
                 shutil.rmtree(self.folder)
 
     def settle(self) -> None:
@@ -100,15 +107,16 @@ class Hierarchy(RuleBasedStateMachine):
     def fill(self, name: str, dim: int, dtype: str, seed: int) -> None:
         random = np.random.default_rng(seed)
         add = dtype == "f32" or seed % 3 == 0
-        spec = {"name": name, "dim": dim, "dtype": dtype, "default": DEFAULTS[seed % 2], "add": add}
+        ttl_s = TTLS[seed % 7 % 4]
+        spec = {"name": name, "dim": dim, "dtype": dtype, "default": DEFAULTS[seed % 2], "add": add, "ttl_s": ttl_s}
         table = self.naive.tables.get(name)
         if table is not None:  # a new version of the same table
             dim, spec = table.dim, None  # type: ignore[assignment]
         label, ids, rows = self.imported(name, spec, dim, random, seed)
         if table is None:
-            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add)
+            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add, ttl_s=ttl_s)
         self.naive.labels[name] = label
-        self.naive.tables[name].load(ids.tolist(), rows)
+        self.naive.tables[name].load(ids.tolist(), rows, self.naive.now)
 
     def imported(
         self, name: str, spec: Any, dim: int, random: np.random.Generator, seed: int, version: str | None = None
@@ -160,8 +168,8 @@ class Hierarchy(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.naive.tables)))
         live, dtype = self.naive.tables[name], DTYPES[seed % 4]
         add = dtype == "f32" or seed % 3 == 0
-        spec = {"dtype": dtype, "default": DEFAULTS[seed % 2], "add": add}
-        version = NaiveTable(live.dim, dtype, DEFAULTS[seed % 2], add, follow)
+        spec = {"dtype": dtype, "default": DEFAULTS[seed % 2], "add": add, "ttl_s": TTLS[seed % 5 % 4]}
+        version = NaiveTable(live.dim, dtype, DEFAULTS[seed % 2], add, follow, TTLS[seed % 5 % 4])
         taken = label == self.naive.labels[name] or (name, label) in self.naive.others
         if taken or not can_follow(live, version):
             with np.testing.assert_raises(Conflict):
@@ -180,7 +188,7 @@ class Hierarchy(RuleBasedStateMachine):
                 self.cache.importing(name, None, label)
             return
         _, ids, rows = self.imported(name, None, version.dim, random, seed, label)
-        version.load(ids.tolist(), rows)
+        version.load(ids.tolist(), rows, self.naive.now)
 
     @precondition(lambda self: self.naive.others)
     @rule(follow=st.sampled_from([None, True, False]), warm=st.booleans(), seed=seeds, data=st.data())
@@ -242,6 +250,15 @@ class Hierarchy(RuleBasedStateMachine):
             start = page.next
         assert ids == sorted(self.naive.tables[name].rows)
 
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1, 39, 40, 300, 100_000]), seed=seeds)
+    def pass_time(self, seconds: int, seed: int) -> None:
+        """What was pushed before was accepted before, applied or not."""
+        self.train(seed)
+        self.clock.now += 1000 * seconds
+        self.naive.pass_time(1000 * seconds)
+
     # --- updates -------------------------------------------------------------------------------------------------
 
     @rule(producer=producers)
@@ -271,7 +288,7 @@ class Hierarchy(RuleBasedStateMachine):
         pushed = self.send(sent, WAIT).result()
         assert pushed.applied >= pushed.position
         self.accepted(sent, pushed)
-        for name, _, ids, _ in sent.told:
+        for name, _, ids, *_ in sent.told:
             self.check(name, np.array(ids, np.uint64), "f32")
 
     @rule(producer=producers)
@@ -343,8 +360,9 @@ class Hierarchy(RuleBasedStateMachine):
         ids = random.choice(WORLD[: random.integers(1, WORLD.size)], count)
         rows = rounded(random.standard_normal((ids.size, table.dim), dtype=np.float32), wire)
         encoded = None if op == "delete" else np.ascontiguousarray(rows.astype(WIRE[wire])).view(np.uint8)
-        sent.changes.append(Change(name, op, ids, encoded, wire))
-        sent.told.append((name, op, ids.tolist(), rows))
+        ttl_s = None if table.ttl_s is None or op == "delete" else [None, 0, 10, 500][random.integers(4)]
+        sent.changes.append(Change(name, op, ids, encoded, wire, ttl_s))
+        sent.told.append((name, op, ids.tolist(), rows, ttl_s))
 
     def send(self, sent: Sent, applied_within_s: float | None = None) -> Pending[Pushed]:
         return updatecalls.push(
@@ -375,8 +393,9 @@ class Hierarchy(RuleBasedStateMachine):
 
 
 def narrower(version: NaiveTable, live: NaiveTable) -> bool:
-    """Whether it cannot take an `add` that the live one takes."""
-    return live.cold == "f32" and version.cold != "f32"
+    """Whether it cannot take an `add` that the live one takes, or its rows cannot expire as that one's do."""
+    never = version.ttl_s is None and live.ttl_s is not None
+    return never or (live.cold == "f32" and version.cold != "f32")
 
 
 def can_follow(live: NaiveTable, version: NaiveTable) -> bool:
