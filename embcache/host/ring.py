@@ -4,7 +4,8 @@ A ring is a small memfd that the owner makes for one reader and both map: a head
 ever written, then WORDS words of (directory entry << 48 | slot). The reader's threads claim places by an
 atomic add and write over what the owner has not read in time: use is a sample, so losing some of it is
 harmless, and so is a word that is read while it is written or that a broken reader made up - the owner
-checks every slot against its table before it counts.
+checks every slot against its table before it counts. The third word of the head says how much the owner has read: where
+it falls behind, readers note fewer hits (sweep.py).
 
 The second word of the head goes the other way: there the owner says which feed of changed rows this reader may
 rely on, 0 for none (owner/feeds.py).
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from embcache.host.memory import address_of, map_shared, new_memfd
 from embcache.host.probe import read_word
-from embcache.host.sweep import RING_HEAD
+from embcache.host.sweep import RING_HEAD, RING_HEARD
 from embcache.host.writer import publish
 
 WORDS = 1 << 14
@@ -55,11 +56,17 @@ class UseRing:
         """Say which feed is valid, before any position that is published afterwards. The owner's side."""
         publish(self.address + _FEED, np.uint64(number))
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was written since the last `drain`. The owner's side."""
+        return int(self._words[0]) == self._read
+
     def drain(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What was written since the last call: directory entries and slots, int64 [n] each. The owner's side."""
         head = int(self._words[0])
         begin = max(self._read, head - WORDS)
         self._read = head
+        self._words[RING_HEARD // 8] = head
         places = np.arange(begin, head) % WORDS
         words = self._words[RING_HEAD // 8 :][places]
         return (words >> _ENTRY_SHIFT).astype(np.int64), (words & _SLOT).astype(np.int64)

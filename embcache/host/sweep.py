@@ -39,13 +39,14 @@ from embcache.host.sets import FIRST, OCCUPIED, hash_id, is_even, set_of
 
 BLOCK = 16
 LAG = 32  # ids from one step to the next
-SAMPLE = 32  # one id in so many is reported as used
-RING_HEAD = 64  # bytes before a use ring's first word
+SAMPLE = 32  # one id in so many is looked at for use where the owner cannot hear of all (a power of two)
+RING_HEAD = 64  # bytes before a use ring's first word (ring.py)
+RING_HEARD = 16  # where the owner says how much it has heard
 
 # What is noted of the latest NOTES ids: the addresses of head and row, and the stamp.
 NOTES = 128  # a power of two, and at least 2 * LAG + BLOCK
-_HEADS, _ROWS, _STAMPS = (8 * NOTES * i for i in range(3))
-NOTE_BYTES = 3 * 8 * NOTES
+_HEADS, _ROWS, _STAMPS, _USED = (8 * NOTES * i for i in range(4))
+NOTE_BYTES = _USED + 8 * BLOCK  # behind them, what a block has to report of use
 _LAST_WAY = np.uint64(1 << WAYS)
 
 
@@ -106,10 +107,25 @@ def _take(note, out, row_bytes):
 
 
 @inlined
-def _report_use(ring, mask, entry, slot):
-    """Put a used slot into the reader's ring; what the owner has not read in time is written over."""
-    word = np.int64(claim(ring, np.uint64(1)) & mask)
-    store_u64(ring + RING_HEAD + 8 * word, np.uint64(np.uint64(entry) << np.uint64(48)) | np.uint64(slot))
+def _passed_over(count, ring, ring_mask):
+    """By which of the ids are to be looked at for use: all but these bits of their numbers are passed over.
+
+    All ids count while the owner keeps up, so that it knows of the rows that misses could push out; one in SAMPLE
+    where half of the ring would be full of what it has not heard: then there are many hits to a miss.
+    """
+    unheard = np.uint64(np.uint64(load_relaxed(ring)) - np.uint64(load_relaxed(ring + RING_HEARD)))
+    heard = np.uint64(unheard + np.uint64(count)) <= (ring_mask >> np.uint64(1))
+    return np.int64(0) if heard else np.int64(SAMPLE - 1)
+
+
+@inlined
+def _report_use(ring, mask, entry, used, count):
+    """Put used slots, `count` words at `used`, into the reader's ring; what the owner has not read is written over."""
+    first = np.uint64(claim(ring, np.uint64(count)))
+    for j in range(count):
+        word = np.int64((first + np.uint64(j)) & mask)
+        slot = np.uint64(load_u64(used + 8 * j))
+        store_u64(ring + RING_HEAD + 8 * word, np.uint64(np.uint64(entry) << np.uint64(48)) | slot)
 
 
 @inlined
@@ -135,25 +151,30 @@ def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
     ids, out, status, misses = segment[IDS], segment[OUT], segment[STATUS], segment[MISSES]
     row_bytes, last = segment[ROW_BYTES], place[3] - 1
     lines = (min(LINE, last), min(2 * LINE, last), min(3 * LINE, last))
-    sampled = np.int64(tick & np.uint64(SAMPLE - 1))
+    passed_over = _passed_over(count, ring, ring_mask)
+    sampled = np.int64(tick) & passed_over
     left = np.int64(0)
     for begin in range(0, count + 2 * LAG, BLOCK):
         for t in range(begin, min(begin + BLOCK, count)):
             _ask_for_head(np.uint64(load_u64(ids + 8 * _place_of(t, listed, misses))), turn, place, _note(t, notes))
         for t in range(max(begin - LAG, 0), min(begin - LAG + BLOCK, count)):
             _ask_for_row(np.uint64(load_u64(ids + 8 * _place_of(t, listed, misses))), place, _note(t, notes), lines)
+        used = np.int64(0)
         for t in range(max(begin - 2 * LAG, 0), min(begin - 2 * LAG + BLOCK, count)):
             i, note = _place_of(t, listed, misses), _note(t, notes)
             if _take(note, out + i * row_bytes, row_bytes):
                 store_u8(status + i, np.uint8(WARM))
-                if (t & (SAMPLE - 1)) == sampled:
-                    _report_use(ring, ring_mask, segment[ENTRY], (load_i64(note + _ROWS) - place[2]) // place[3])
+                if (t & passed_over) == sampled:
+                    store_i64(notes + _USED + 8 * used, (load_i64(note + _ROWS) - place[2]) // place[3])
+                    used += 1
             else:
                 if listed:
                     keep_in_list(misses, left, t)
                 else:
                     store_i32(misses + 4 * left, np.int32(i))
                 left += 1
+        if used > 0:
+            _report_use(ring, ring_mask, segment[ENTRY], notes + _USED, used)
     return left
 
 

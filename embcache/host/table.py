@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host import layout, writer
+from embcache.host import eviction, layout, writer
 from embcache.host.arena import Arena
 from embcache.host.memory import address_of
 
@@ -24,6 +24,7 @@ _PROBLEMS = (
     "spill counts that are wrong",
     "ids with both a row and an absent mark",
     "use noted for empty ways",
+    "rows too many or too few counted in the small queue",
 )
 _ROOM_TO_MOVE = 0.98  # fuller than this, moving rows about is work for little
 
@@ -75,11 +76,12 @@ class HostTable:
     def __init__(self, arena: Arena, region: Region) -> None:
         self.region = region
         self._arena = arena  # keeps the mapping alive: the addresses below point into it
-        self._use = np.zeros(region.slots, np.uint8)
-        self._hand = np.zeros(region.sets, np.uint16)
+        self._noted = eviction.new_notes(region.sets)
+        self._notes = np.int64(address_of(self._noted))
         self._absent_hand = np.zeros(region.absent_sets, np.uint8)
         self._counters = np.zeros(writer.COUNTERS, np.int64)
         self._counters[writer.MOVE_BELOW] = int(region.slots * _ROOM_TO_MOVE)
+        eviction.set_up(self._counters, region.slots)
         self._place = tuple(
             np.int64(value)
             for value in (
@@ -103,12 +105,12 @@ class HostTable:
     def insert(self, ids: Ids, rows: Rows) -> None:
         """Put encoded rows u8 [n, row_bytes] in; they replace older selves, and push out rows that are not in use."""
         self._check_rows(ids, rows)
-        writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._hand, self._counters)
+        writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._notes, self._counters)
 
     def replace(self, ids: Ids, rows: Rows) -> None:
         """Write encoded rows u8 [n, row_bytes] over those that are here. Ids that are not stay out, unmarked."""
         self._check_rows(ids, rows)
-        writer.replace_rows(self._place, ids, address_of(rows), self.row_bytes, self._use, self._counters)
+        writer.replace_rows(self._place, ids, address_of(rows), self.row_bytes, self._counters)
 
     def read(self, ids: Ids) -> tuple[Rows, NDArray[np.bool_]]:
         """Rows u8 [n, row_bytes] as they are here, and which of the ids are; no use is noted. For the writer alone."""
@@ -117,18 +119,20 @@ class HostTable:
         return rows, found
 
     def held(self, first_set: int, sets: int) -> tuple[Ids, NDArray[np.uint8]]:
-        """The ids u64 [n] that stand in some sets, and how much each is in use, u8 [n]. For the writer alone."""
+        """The ids u64 [n] that stand in some sets, and how much each is in use, u8 [n] up to MOST_USE.
+
+        For the writer alone.
+        """
         end = min(first_set + sets, self.region.sets)
         begin = self.region.begin + first_set * layout.SET_BYTES
         lines = self._arena.bytes[begin : self.region.begin + end * layout.SET_BYTES]
         heads = lines.view(np.uint64).reshape(-1, 1 + layout.WAYS)
         taken = (heads[:, :1] >> np.arange(1, 1 + layout.WAYS, dtype=np.uint64)) & np.uint64(1) == 1
-        use = self._use[first_set * layout.WAYS : end * layout.WAYS].reshape(-1, layout.WAYS)
-        return heads[:, 1:][taken], use[taken]
+        return heads[:, 1:][taken], self._noted[first_set:end, : layout.WAYS][taken]
 
     def delete(self, ids: Ids) -> None:
         """Take rows out of memory; ids that are not there are passed over."""
-        writer.delete_rows(self._place, ids, self._use, self._counters)
+        writer.delete_rows(self._place, ids, self._notes, self._counters)
 
     def mark_absent(self, ids: Ids) -> None:
         """Remember that these ids have no row, until one is put in. An id that has a row here is passed over."""
@@ -136,12 +140,17 @@ class HostTable:
 
     def count_use(self, slots: NDArray[np.int64]) -> None:
         """Note that readers hit these slots."""
-        writer.count_use(self._place, self._use, slots)
+        writer.count_use(self._place, self._notes, slots)
+
+    def set_use(self, ids: Ids, use: NDArray[np.uint8]) -> None:
+        """Take rows to be in use as they were elsewhere: u8 [n], as `held` tells it. Ids that are not here stay out."""
+        writer.set_use(self._place, ids, use & eviction.MOST_USE, self._notes, self._counters)
 
     def take_over(self, old: HostTable, first_set: int, sets: int) -> None:
         """Put in the rows of some sets of an older region of the same table, with their use."""
         end = min(first_set + sets, old.region.sets)
-        writer.move_sets(old._place, self._place, first_set, end, old._use, self._use, self._hand, self._counters)
+        of_old, of_new = (old._notes, old._counters), (self._notes, self._counters)
+        writer.move_sets(old._place, self._place, first_set, end, *of_old, *of_new)
 
     def _check_rows(self, ids: Ids, rows: Rows) -> None:
         if rows.shape != (ids.size, self.row_bytes) or not rows.flags.c_contiguous:
@@ -152,7 +161,7 @@ class HostTable:
         return TableStats(
             rows=len(self),
             slots=self.region.slots,
-            bytes=self.region.size + self._use.nbytes + self._hand.nbytes + self._absent_hand.nbytes,
+            bytes=self.region.size + self._noted.nbytes + self._absent_hand.nbytes,
             inserted=int(counters[writer.INSERTED]),
             replaced=int(counters[writer.REPLACED]),
             evicted=int(counters[writer.EVICTED]),
@@ -162,7 +171,7 @@ class HostTable:
     def check(self) -> None:
         """Audit every invariant of the table; AssertionError says which one is broken and how often."""
         problems = np.zeros(len(_PROBLEMS), np.int64)
-        held = int(writer.audit(self._place, self._use, problems))
+        held = int(writer.audit(self._place, self._notes, self._counters, problems))
         found = [f"{count} {what}" for count, what in zip(problems, _PROBLEMS, strict=True) if count]
         if held != len(self):
             found.append(f"{held} rows held where {len(self)} are counted")

@@ -50,6 +50,7 @@ def warm_writer() -> None:
     held.table.read(_IDS)
     held.table.mark_absent(_IDS)
     held.table.count_use(np.zeros(1, np.int64))
+    held.table.set_use(_IDS, np.zeros(_IDS.size, np.uint8))
     held.table.delete(_IDS)
     with tables.resizing(version, 1 << 16) as (old, new):
         new.take_over(old, 0, old.region.sets)

@@ -3,12 +3,8 @@
 One thread writes an arena, ever. What readers must not see half-done stands between `_open` and `_close`
 of the set's stamp. A region is a tuple of addresses and counts, made by HostTable:
     (heads, set count, slots, stride, row bytes, absent sets, absent set count)
-Beside it, in the owner's own memory: use u8 [slots], 0 to 3; hand u16 [sets]; absent_hand u8 [absent sets].
-
-Which row leaves a full set is decided by use. A new row starts with none, and of the rows of no use the one
-that came first goes, so that rows seen once push out each other and not a row that is asked for again. Use
-fades - one row of a set loses one for every AGE_EVERY evictions there - so that yesterday's rows go too.
-(The two bits of use are S3-FIFO's, Yang et al., 2023; its queues need more ways than a set has.)
+Beside it, in the owner's own memory: notes of which rows are in use, by which one leaves a full set (eviction.py);
+absent_hand u8 [absent sets]; counters int64 [COUNTERS].
 
 Invariants: an id stands in at most one way of its two sets; if it stands in the second, the first one's
 spill count counts it (or stuck at 255); an id with a row has no absent mark.
@@ -18,6 +14,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from embcache.host.eviction import (
+    CLOCK,
+    MAIN,
+    SMALL,
+    age_elsewhere,
+    ask_for_notes,
+    came_back,
+    choose_victim,
+    forget_row,
+    is_small,
+    move_note,
+    note_hit,
+    note_row,
+    note_use,
+    remember_id,
+    take_ghosts,
+    tick_scale,
+    use_of,
+)
 from embcache.host.jit import inlined, kernel
 from embcache.host.layout import SET_BYTES, WAYS
 from embcache.host.machine import (
@@ -44,14 +59,12 @@ from embcache.host.sets import (
     set_of,
 )
 
-MOST_USE = np.uint8(3)
 AHEAD = 8  # how many ids ahead their sets are asked for
 
 # What the kernels count, as indices into an int64 array.
 INSERTED, REPLACED, EVICTED, DELETED, MARKED, UNMARKED, HELD = range(7)
 MOVE_BELOW = 7  # not a count: with fewer rows than this, a full set makes room by moving a row before it evicts one
-COUNTERS = 8
-AGE_EVERY = 4  # evictions from a set
+COUNTERS = 12  # the last ones are eviction.py's
 
 
 @inlined
@@ -86,32 +99,6 @@ def _free_way(at):
 
 
 @inlined
-def _victim(index, use, hand):
-    """The way whose row leaves a full set, of those not in use the one that came first since the hand was there."""
-    last, turn = np.int64(hand[index]) & 0xFF, np.int64(hand[index]) >> 8
-    turn = (turn + 1) % (WAYS * AGE_EVERY)
-    if turn % AGE_EVERY == 0 and use[index * WAYS + turn // AGE_EVERY] > 0:
-        use[index * WAYS + turn // AGE_EVERY] -= np.uint8(1)
-    while True:
-        for step in range(1, WAYS + 1):
-            way = (last + step) % WAYS
-            if use[index * WAYS + way] == 0:
-                hand[index] = np.uint16((turn << 8) | way)
-                return way
-        for way in range(WAYS):
-            use[index * WAYS + way] -= np.uint8(1)
-
-
-@inlined
-def _idle_way(index, use):
-    """A way of no use, or 7."""
-    for way in range(WAYS):
-        if use[index * WAYS + way] == 0:
-            return np.int64(way)
-    return np.int64(WAYS)
-
-
-@inlined
 def _head(region, index):
     """The address of a set's head."""
     return region[0] + index * SET_BYTES
@@ -142,22 +129,20 @@ def _bit(way):
 
 
 @inlined
-def _put(region, index, way, key, row, use, first_use):
+def _put(region, index, way, key, row):
     """Write id and row into a way, in one change of the set."""
     head = _head(region, index)
     stamp = _open(head)
     store_u64(_key_at(head, way), key)
     copy_bytes(_row(region, index, way), row, region[4])
-    use[index * WAYS + way] = first_use
     _close(head, np.uint64(stamp | _bit(way)))
 
 
 @kernel
-def _clear(region, index, way, use):
+def _clear(region, index, way):
     """Take the id out of a way; and out of its first set's spill count, if this was its second."""
     head = _head(region, index)
     stamp = _open(head)
-    use[index * WAYS + way] = np.uint8(0)
     _close(head, np.uint64(stamp & np.uint64(~_bit(way))))
     first = set_of(hash_id(_key(region, index, way)), FIRST, region[1])
     if first != index:
@@ -206,103 +191,126 @@ def _other_set(region, index, way):
 
 
 @inlined
-def _move(region, index, way, other, first, free, use):
+def _move(region, index, way, other, first, free, notes):
     """Move a row into a free way of its other set.
 
     It is put into its new place before it leaves the old one, so that no reader misses it in between.
     """
-    _put(region, other, free, _key(region, index, way), _row(region, index, way), use, use[index * WAYS + way])
+    _put(region, other, free, _key(region, index, way), _row(region, index, way))
     if other != first:
         _change_spill(_head(region, first), 1)
-    _clear(region, index, way, use)
+    _clear(region, index, way)
+    move_note(notes, index, way, other, free)
 
 
 @kernel
-def _move_one(region, index, use):
+def _move_one(region, index, notes):
     """Move one row of a full set to its other set, if one of these has a free way; -> the way it left, or 7."""
     for way in range(WAYS):
         other, first = _other_set(region, index, way)
         free = _free_way(_head(region, other))
         if other != index and free < WAYS:
-            _move(region, index, way, other, first, free, use)
+            _move(region, index, way, other, first, free, notes)
             return np.int64(way)
     return np.int64(WAYS)
 
 
 @kernel
-def _make_room(region, index, use):
+def _make_room(region, index, notes):
     """Make a free way in a full set by moving one row out, or one out of where that one goes; -> the way, or 7.
 
     (Cuckoo hashing, Pagh and Rodler, 2001, two steps deep: enough to fill a table to over 95%.)
     """
-    way = _move_one(region, index, use)
+    way = _move_one(region, index, notes)
     if way < WAYS:
         return way
     for way in range(WAYS):
         other, first = _other_set(region, index, way)
         if other == index:
             continue
-        free = _move_one(region, other, use)
+        free = _move_one(region, other, notes)
         if free < WAYS:
-            _move(region, index, way, other, first, free, use)
+            _move(region, index, way, other, first, free, notes)
             return np.int64(way)
     return np.int64(WAYS)
 
 
 @kernel
-def _place_for(region, first, second, use, hand, counters):
-    """A way for a new id: a free one, one that a row can be moved out of, else that of a row not in use."""
+def _evict(region, index, way, notes, counters):
+    """Take out a row that has to leave; its id is remembered for a while."""
+    h = hash_id(_key(region, index, way))
+    remember_id(notes, set_of(h, FIRST, region[1]), h)
+    _clear(region, index, way)
+    forget_row(notes, index, way, counters)
+    counters[EVICTED] += 1
+    counters[HELD] -= 1
+
+
+@kernel
+def _place_for(region, first, second, notes, counters):
+    """A way for a new id: a free one, one that a row can be moved out of, else that of a row which leaves for it."""
     for index in (first, second):
         way = _free_way(_head(region, index))
         if way < WAYS:
             return index, way
     if counters[HELD] < counters[MOVE_BELOW]:
         for index in (first, second):
-            way = _make_room(region, index, use)
+            way = _make_room(region, index, notes)
             if way < WAYS:
                 return index, way
-    index = first
-    if _idle_way(first, use) == WAYS and _idle_way(second, use) < WAYS:
-        index = second
-    way = _victim(index, use, hand)
-    _clear(region, index, way, use)
-    counters[EVICTED] += 1
-    counters[HELD] -= 1
+    index, way = choose_victim(notes, first, second, counters)
+    _evict(region, index, way, notes, counters)
     return index, way
 
 
 @kernel
-def _insert(region, key, row, use, hand, first_use, counters):
-    """Put one row in: over its older self, else where `_place_for` says."""
+def _insert(region, key, row, notes, counters):
+    """Put one row in, over its older self if there is one; -> where it came as a new one: (set index, way or 7)."""
     # The mark goes first: in between the id is unknown, which sends readers to the owner.
     if _unmark(region, key):
         counters[UNMARKED] += 1
     index, way = _locate(region, key)
     if way < WAYS:
-        _put(region, index, way, key, row, use, max(use[index * WAYS + way], np.uint8(first_use)))
+        _put(region, index, way, key, row)
         counters[REPLACED] += 1
-        return
+        return index, np.int64(WAYS)
     h = hash_id(key)
     first = set_of(h, FIRST, region[1])
-    index, way = _place_for(region, first, set_of(h, SECOND, region[1]), use, hand, counters)
-    _put(region, index, way, key, row, use, np.uint8(first_use))
+    index, way = _place_for(region, first, set_of(h, SECOND, region[1]), notes, counters)
+    _put(region, index, way, key, row)
     if index != first:
         _change_spill(_head(region, first), 1)
     counters[INSERTED] += 1
     counters[HELD] += 1
+    return index, way
+
+
+@inlined
+def _ask_for_sets(region, key, notes):
+    """Ask for what is known of an id's sets."""
+    h = hash_id(key)
+    for turn in (FIRST, SECOND):
+        index = set_of(h, turn, region[1])
+        prefetch(_head(region, index))
+        ask_for_notes(notes, index)
 
 
 @kernel
-def insert_rows(region, ids, rows, row_stride, use, hand, counters):
+def insert_rows(region, ids, rows, row_stride, notes, counters):
     """Put rows in: ids u64 [n] (an array), rows at an address, row_stride bytes apart."""
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
-            prefetch(_head(region, set_of(hash_id(ids[i + AHEAD]), FIRST, region[1])))
-        _insert(region, ids[i], rows + i * row_stride, use, hand, np.uint8(0), counters)
+            _ask_for_sets(region, ids[i + AHEAD], notes)
+        h = hash_id(ids[i])
+        again = came_back(notes, set_of(h, FIRST, region[1]), h)  # before another id takes the ghost's place
+        index, way = _insert(region, ids[i], rows + i * row_stride, notes, counters)
+        if way < WAYS:
+            counters[CLOCK] += 1
+            note_row(notes, index, way, MAIN if again else np.uint8(0), 0, counters)
 
 
 @kernel
-def replace_rows(region, ids, rows, row_stride, use, counters):
+def replace_rows(region, ids, rows, row_stride, counters):
     """Write rows over their older selves, and take absent marks away; ids that have neither are passed over."""
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
@@ -311,7 +319,7 @@ def replace_rows(region, ids, rows, row_stride, use, counters):
             counters[UNMARKED] += 1
         index, way = _locate(region, ids[i])
         if way < WAYS:
-            _put(region, index, way, ids[i], rows + i * row_stride, use, use[index * WAYS + way])
+            _put(region, index, way, ids[i], rows + i * row_stride)
             counters[REPLACED] += 1
 
 
@@ -328,12 +336,13 @@ def read_rows(region, ids, rows, row_stride, found):
 
 
 @kernel
-def delete_rows(region, ids, use, counters):
+def delete_rows(region, ids, notes, counters):
     """Take rows out; ids u64 [n] that are not there are passed over."""
     for i in range(ids.shape[0]):
         index, way = _locate(region, ids[i])
         if way < WAYS:
-            _clear(region, index, way, use)
+            _clear(region, index, way)
+            forget_row(notes, index, way, counters)
             counters[DELETED] += 1
             counters[HELD] -= 1
 
@@ -357,38 +366,52 @@ def mark_absent(region, ids, absent_hand, counters):
 
 
 @kernel
-def count_use(region, use, slots):
+def count_use(region, notes, slots):
     """Note that slots (int64 [n]) were used; numbers beyond the table, and slots that hold nothing, are passed over."""
     for i in range(slots.shape[0]):
-        slot = slots[i]
-        if 0 <= slot < use.shape[0] and use[slot] < MOST_USE:
-            stamp = np.uint64(load_relaxed(_head(region, slot // WAYS)))
-            if (stamp & _bit(slot % WAYS)) != np.uint64(0):
-                use[slot] += np.uint8(1)
+        index, way = slots[i] // WAYS, slots[i] % WAYS
+        if 0 <= index < region[1]:
+            stamp = np.uint64(load_relaxed(_head(region, index)))
+            if (stamp & _bit(way)) != np.uint64(0):
+                note_hit(notes, index, way)
 
 
 @kernel
-def move_sets(old, new, begin, end, old_use, use, hand, counters):
-    """Put the rows of the old region's sets [begin, end) into the new one, with their use."""
+def set_use(region, ids, use, notes, counters):
+    """Take rows of ids u64 [n] to be in use so much, u8 [n] up to MOST_USE; ids that are not here are passed over."""
+    for i in range(ids.shape[0]):
+        index, way = _locate(region, ids[i])
+        if way < WAYS:
+            note_use(notes, index, way, use[i], counters)
+
+
+@kernel
+def move_sets(old, new, begin, end, old_notes, old_counters, notes, counters):
+    """Put the rows of the old region's sets [begin, end) into the new one, with all that is noted of them."""
+    take_ghosts(old_notes, old[1], notes, new[1], begin, end)
+    scale = tick_scale(old_counters, old[1], counters, new[1])
     for index in range(begin, end):
         held = np.uint64(load_relaxed(_head(old, index)) & OCCUPIED)
         while held != np.uint64(0):
             way = np.int64(lowest_bit(held) - 1)
             held = np.uint64(held & np.uint64(held - np.uint64(1)))
-            first_use = old_use[index * WAYS + way]
-            _insert(new, _key(old, index, way), _row(old, index, way), use, hand, first_use, counters)
+            there, place = _insert(new, _key(old, index, way), _row(old, index, way), notes, counters)
+            if place < WAYS:
+                age = age_elsewhere(old_notes, index, way, old_counters, scale)
+                note_row(notes, there, place, use_of(old_notes, index, way), age, counters)
 
 
 @kernel
-def audit(region, use, problems):
-    """Count what breaks an invariant into problems int64 [6]; -> ids held.
+def audit(region, notes, counters, problems):
+    """Count what breaks an invariant into problems int64 [7]; -> ids held.
 
     0 odd stamps, 1 ids in a set that is neither of theirs, 2 ids that stand twice, 3 spill counts that are
-    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways.
+    wrong, 4 ids with both a row and an absent mark, 5 use noted for empty ways, 6 rows by which the count of the
+    small queue is wrong.
     """
     count = region[1]
     spills = np.zeros(count, np.int64)
-    held = np.int64(0)
+    held, small = np.int64(0), np.int64(0)
     for index in range(count):
         head = _head(region, index)
         stamp = np.uint64(load_relaxed(head))
@@ -396,9 +419,10 @@ def audit(region, use, problems):
             problems[0] += 1
         for way in range(WAYS):
             if (stamp & _bit(way)) == np.uint64(0):
-                problems[5] += 1 if use[index * WAYS + way] > 0 else 0
+                problems[5] += 1 if use_of(notes, index, way) != np.uint8(0) else 0
                 continue
             held += 1
+            small += 1 if is_small(use_of(notes, index, way)) else 0
             key = _key(region, index, way)
             h = hash_id(key)
             first, second = set_of(h, FIRST, count), set_of(h, SECOND, count)
@@ -417,6 +441,7 @@ def audit(region, use, problems):
         noted = np.int64((np.uint64(load_relaxed(_head(region, index))) & SPILLED) >> np.uint64(8))
         if noted not in (spills[index], 255):
             problems[3] += 1
+    problems[6] = abs(small - counters[SMALL])
     return held
 
 

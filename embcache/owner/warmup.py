@@ -1,8 +1,8 @@
 """Warming versions before they go live: the ids that the live ones have in memory, those in use first, are read for the
 new ones, which brings their rows into the arena. Runs on the loop.
 
-Which ids are hot is what the arena knows already: each row that is there has a count of its sampled hits, 0 to 3, which
-decides what leaves a full set (host/writer.py). Reads are those of lookups (reads.py), so an update that comes
+Which ids are hot is what the arena knows already: each row that is there has a queue and a count of its hits, which
+decide what leaves a full set (host/eviction.py). Reads are those of lookups (reads.py), so an update that comes
 meanwhile overtakes them as it does those. A piece at a time, with a pause as long as the piece took: lookups have the
 other half. What is not warm in time, or fails, is read when it is asked for: a switch never waits longer, nor fails
 for that.
@@ -18,10 +18,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embcache.errors import Overloaded
+from embcache.host.eviction import MAIN, MOST_USE
 from embcache.host.tables import FILL
-from embcache.host.writer import MOST_USE
 from embcache.owner.flight import Ids
 from embcache.owner.memory import Memory, breathe
 from embcache.owner.reads import Part, Reads
@@ -34,13 +35,16 @@ LIST_SETS = 4096  # whose ids are listed in one step of the loop
 _LEAST_PAUSE_S = 0.001
 _OVERLOADED_S = 0.05
 
+# Ids u64 [n], and how much their rows are in use, u8 [n] (host/table.py).
+InUse = tuple[Ids, NDArray[np.uint8]]
+
 
 @dataclass(slots=True)
 class Warming:
     """One version's warm-up: `ids` are those that it was to have in memory, of which `done` were looked after."""
 
     move: Move
-    line: deque[Ids] = field(default_factory=deque)
+    line: deque[InUse] = field(default_factory=deque)
     ids: int = 0
     done: int = 0
 
@@ -73,23 +77,27 @@ class WarmUp:
         self._tables.make_room(moves)  # also where there was no time
         return warming
 
-    async def _by_use(self, version: int) -> Ids:
+    async def _by_use(self, version: int) -> InUse:
         """The ids that a version has in memory, those of most use first."""
         by_use: list[list[Ids]] = [[] for _ in range(int(MOST_USE) + 1)]
         async for ids, use in self._held(version):
             for count, some in enumerate(by_use):
                 some.append(ids[use == count])
-        return np.concatenate([np.empty(0, np.uint64), *itertools.chain(*reversed(by_use))])
+        counts = [sum(map(len, some)) for some in by_use]
+        use = np.repeat(np.arange(len(by_use), dtype=np.uint8), counts)[::-1].copy()
+        return np.concatenate([np.empty(0, np.uint64), *itertools.chain(*reversed(by_use))]), use
 
-    def _line_up(self, warming: Warming, ids: Ids) -> None:
+    def _line_up(self, warming: Warming, held: InUse) -> None:
         """As many of the first ids as find room, in pieces."""
         region = self._memory.region(warming.move.after.number)
-        fitting = ids[: 0 if region is None else int(region.region.slots * FILL)]
-        warming.ids = len(fitting)
+        fit = 0 if region is None else int(region.region.slots * FILL)
+        ids, use = held[0][:fit], held[1][:fit]
+        warming.ids = len(ids)
         step = max(1, min(PIECE_IDS, PIECE_BYTES // warming.move.after.row_bytes))
-        warming.line = deque(fitting[begin : begin + step] for begin in range(0, len(fitting), step))
+        pieces = [slice(begin, begin + step) for begin in range(0, len(ids), step)]
+        warming.line = deque((ids[piece], use[piece]) for piece in pieces)
 
-    async def _held(self, version: int) -> AsyncIterator[tuple[Ids, np.ndarray[tuple[int], np.dtype[np.uint8]]]]:
+    async def _held(self, version: int) -> AsyncIterator[InUse]:
         """The ids that a version has in memory, with their use, a slice of its sets at a time."""
         first = self._memory.tables.get(version)
         for begin in range(0, first.table.region.sets if first else 0, LIST_SETS):
@@ -104,9 +112,10 @@ class WarmUp:
         while busy := [each for each in warming if each.line]:
             for each in busy:
                 began = loop.time()
-                ids = each.line[0]
+                ids, use = each.line[0]
                 try:
                     await self._bring(each.move.after.number, each.move.after.row_bytes, ids)
+                    self._use_goes_on(each.move.after.number, ids, use)
                 except Overloaded:  # by lookups, which go first
                     await asyncio.sleep(_OVERLOADED_S)
                     continue
@@ -123,3 +132,12 @@ class WarmUp:
         missing = ids if there is None else ids[~there[1]]
         if len(missing):
             await self._reads.read([Part(version, row_bytes, missing)])
+
+    def _use_goes_on(self, version: int, ids: Ids, use: NDArray[np.uint8]) -> None:
+        """Take the rows that came to be in use as before, and those that were hit at all to be of the main queue.
+
+        Otherwise those of most use, which come first, would be the first to leave.
+        """
+        region = self._memory.region(version)
+        if region is not None:
+            region.set_use(ids, np.where(use > 0, use | MAIN, use))

@@ -17,7 +17,6 @@ from embcache.errors import TooLarge
 from embcache.host.arena import Arena
 from embcache.host.ring import UseRing
 from embcache.host.segment import WARM
-from embcache.host.sweep import SAMPLE
 from embcache.host.tables import least_bytes
 from embcache.local.link import Link
 from embcache.owner import memory, tables
@@ -266,8 +265,8 @@ def test_rows_that_readers_use_stay_when_others_come(tmp_path: Path, store: Watc
         reader.ring = UseRing(link.ring_fd)
         held = owner.owner.parts.memory.tables.get(wide.number)
         assert held is not None
-        for tick in range(4 * SAMPLE):  # as often as it takes to report every hit four times
-            reader.lookup(held, hot, tick)
+        for _ in range(4):
+            reader.lookup(held, hot)
             owner.run(drained(owner))
         before = (owner.warm(wide.number, hot)[1] == WARM).mean()
         read(link, wide, later[~np.isin(later, hot)])
