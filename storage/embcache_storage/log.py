@@ -68,10 +68,11 @@ class UpdateLog(Protocol):
         """Whether an entry stands at a position, even one that an append or a retraction that failed left there."""
         ...
 
-    def read(self, after: int, limit_bytes: int) -> list[Entry]:
+    def read(self, after: int, limit_bytes: int, upto: int | None = None) -> list[Entry]:
         """The entries after a position, in order: as many as `limit_bytes` hold, and one at least where there is one.
 
-        Trimmed; StoreCorrupt says which entry is damaged.
+        upto: none that stands behind this position; who reads beside the thread that retracts names one that is not
+        taken back any more. Trimmed; StoreCorrupt says which entry is damaged.
         """
         ...
 

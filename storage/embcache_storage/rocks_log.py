@@ -108,18 +108,26 @@ class RocksLog:
         with self._gate:
             return self._get(position, [0])[0] is not None
 
-    def read(self, after: int, limit_bytes: int) -> list[Entry]:
+    def read(self, after: int, limit_bytes: int, upto: int | None = None) -> list[Entry]:
         with self._gate:
-            if after + 1 < self.first:
-                raise Trimmed(after, self.first)
-            entries: list[Entry] = []
-            for position in range(after + 1, self.last + 1):
-                head, first = self._cell(position)
-                limit_bytes -= head.nbytes
-                if entries and limit_bytes < 0:
-                    break
-                entries.append(Entry(position, self._payload(position, head, first)))
-            return entries
+            try:
+                return self._read(after, limit_bytes, self.last if upto is None else min(upto, self.last))
+            except StoreCorrupt:
+                if after + 1 < self.first:  # trimmed meanwhile, which `first` tells before it is done
+                    raise Trimmed(after, self.first) from None
+                raise
+
+    def _read(self, after: int, limit_bytes: int, last: int) -> list[Entry]:
+        if after + 1 < self.first:
+            raise Trimmed(after, self.first)
+        entries: list[Entry] = []
+        for position in range(after + 1, last + 1):
+            head, first = self._cell(position)
+            limit_bytes -= head.nbytes
+            if entries and limit_bytes < 0:
+                break
+            entries.append(Entry(position, self._payload(position, head, first)))
+        return entries
 
     def trim(self, upto: int, keep_bytes: int, keep_since: float) -> None:
         with self._gate:
@@ -135,9 +143,13 @@ class RocksLog:
                 batch = WriteBatch(raw_mode=True)
                 batch.put(_TRIMMED, b"%d" % trimmed)
                 batch.delete_range(_KEY.pack(0, 0), _KEY.pack(trimmed + 1, 0), self._handle)
-                with engine_errors("cannot trim the update log"):
-                    self._database.write(batch)
-                self.first = trimmed + 1
+                before, self.first = self.first, trimmed + 1  # first: who reads beside it finds entries gone
+                try:
+                    with engine_errors("cannot trim the update log"):
+                        self._database.write(batch)
+                except BaseException:
+                    self.first = before
+                    raise
 
     def flush(self) -> None:
         """Move the entries into a file. Within the gate of the store, which asks for it."""
