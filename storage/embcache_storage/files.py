@@ -12,9 +12,10 @@ read of each format.
 
 from __future__ import annotations
 
+from embcache_storage.files_changes import Changes
 from embcache_storage.files_formats import FORMATS
 from embcache_storage.files_read import TableFile, open_table
 from embcache_storage.files_source import NUMBERED, FileError, Names
 from embcache_storage.files_write import TableWriter
 
-__all__ = ["FORMATS", "NUMBERED", "FileError", "Names", "TableFile", "TableWriter", "open_table"]
+__all__ = ["FORMATS", "NUMBERED", "Changes", "FileError", "Names", "TableFile", "TableWriter", "open_table"]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from embcache_storage.files_changes import DELETED, MAX_TOLD, MEMBER, Changes
 from embcache_storage.files_source import NUMBERED, ArraySource, FileError, Names, chosen
 
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")  # of a zip member: signature, length of the name, of the extra field
@@ -139,9 +140,21 @@ def open_npz(path: Path, names: Names) -> ArraySource:
 
         ids = None if names.numbered else array(names.ids or "ids", "--ids")
         rows = array(names.rows or "rows", "--rows")
+        changes = _changes(path, archive, there)
+        deleted = None if changes is None else array(DELETED, "")
     if rows.compressed and rows.column_major and len(rows.shape) == 2:
         raise FileError(f"{rows.name} is compressed and column-major; save it with numpy.savez, or row-major")
-    return ArraySource(path, rows, ids)
+    return ArraySource(path, rows, ids, changes, deleted)
+
+
+def _changes(path: Path, archive: zipfile.ZipFile, there: dict[str, zipfile.ZipInfo]) -> Changes | None:
+    """What an archive says of the changes in it, where it is one of those."""
+    info = there.get(MEMBER)
+    if info is None or DELETED not in there or info.file_size > 8 * MAX_TOLD:
+        return None
+    with archive.open(info) as stream:
+        told = npy_format.read_array(stream, allow_pickle=False)
+    return Changes.parse(str(told), path) if told.dtype.kind == "U" and not told.shape else None
 
 
 def _npz_member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> StoredArray:

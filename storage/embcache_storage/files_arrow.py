@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache_storage import files_write
+from embcache_storage.files_changes import DELETED, KEY, Changes
 from embcache_storage.files_source import (
     MAX_DIM,
     FileError,
@@ -51,11 +52,12 @@ class _ArrowSource(Source):
         repeated = sorted({name for name in there if there.count(name) > 1})
         if repeated:
             raise FileError(f"{path} has two columns `{repeated[0]}`; names of columns must be unique")
+        self.changes = self._changes(schema)
         self._ids = None if names.numbered else self._ids_name(schema, names)
         self._rows = chosen(path, there, names.rows or "rows", "column", "--rows")
         kind = schema.field(self._rows).type
         self.dtype = self._row_dtype(kind)
-        self.count = self._count()
+        self.count = self._count() if self.changes is None else self._count_present()
         self.dim = kind.list_size if self._arrow.types.is_fixed_size_list(kind) else self._first_length()
         if not 1 <= self.dim <= MAX_DIM:
             raise FileError(f"{self._name(self._rows)} has lists of {self.dim}; rows must have 1 to {MAX_DIM} elements")
@@ -63,16 +65,44 @@ class _ArrowSource(Source):
     def pieces(self, items: int) -> Iterator[tuple[U64Array, npt.NDArray[Any]]]:
         columns = [self._rows] if self._ids is None else [self._ids, self._rows]
         start = 0
-        for batch in self._batches(columns, items):
+        for batch in self._present(columns, items):
             rows = self._floats(batch.column(self._rows), start)
             yield self._id_piece(batch, start), rows
             start += batch.num_rows
 
     def ids(self, items: int) -> Iterator[U64Array]:
         start = 0
-        for batch in self._batches([self._ids or self._rows], items):
+        for batch in self._present([self._ids or self._rows], items):
             yield self._id_piece(batch, start)
             start += batch.num_rows
+
+    def deleted(self, items: int) -> Iterator[U64Array]:
+        if self.changes is None or self._ids is None:
+            return
+        for batch in self._batches([self._ids, DELETED], items):
+            gone = batch.filter(batch.column(DELETED))
+            if gone.num_rows:
+                yield self._id_piece(gone, self.count)
+
+    def _changes(self, schema: Any) -> Changes | None:
+        told = (schema.metadata or {}).get(KEY.encode())
+        if told is None or DELETED not in schema.names or not self._arrow.types.is_boolean(schema.field(DELETED).type):
+            return None
+        return Changes.parse(told, self.path)
+
+    def _present(self, columns: list[str], items: int) -> Iterator[Any]:
+        """The batches, without what a file of changes tells to be gone."""
+        if self.changes is None:
+            yield from self._batches(columns, items)
+            return
+        invert = library("pyarrow.compute", self.path, _INSTALL).invert
+        for batch in self._batches([*columns, DELETED], items):
+            there = batch.filter(invert(batch.column(DELETED)))
+            if there.num_rows:
+                yield there
+
+    def _count_present(self) -> int:
+        return sum(batch.num_rows for batch in self._present([], _STEP))
 
     @abstractmethod
     def _schema(self) -> Any:
@@ -235,25 +265,43 @@ def open_ipc(path: Path, names: Names) -> Source:
 
 
 class _ArrowSink(files_write.Sink):
-    """A column of uint64 and a column of fixed-size lists of float32, or float16 for a table of that."""
+    """A column of uint64 and a column of fixed-size lists of float32, or float16 for a table of that; of changes, a
+    column that says which are gone, and null for their rows."""
 
-    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+    def __init__(
+        self, target: Path, work: Path, dim: int, dtype: str, names: Names, changes: Changes | None = None
+    ) -> None:
         super().__init__(target, work, dim, dtype, names)
+        self._changes = changes
         self._arrow = library("pyarrow", target, _INSTALL)
         self._kept = files_write.float_dtype(dtype)
         arrow = self._arrow
         kind = arrow.list_(arrow.field("item", arrow.from_numpy_dtype(self._kept), nullable=False), dim)
         fields = [] if names.numbered else [arrow.field(names.ids or "ids", arrow.uint64(), nullable=False)]
-        self._schema = arrow.schema([*fields, arrow.field(names.rows or "rows", kind, nullable=False)])
+        fields.append(arrow.field(names.rows or "rows", kind, nullable=changes is not None))
+        if changes is not None:
+            fields.append(arrow.field(DELETED, arrow.bool_(), nullable=False))
+        self._lists = kind
+        self._schema = arrow.schema(fields, None if changes is None else {KEY: changes.to_text()})
         self._whole = work / "whole"
         self._writer = self._opened()
 
     def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
         arrow = self._arrow
         values = arrow.array(np.ascontiguousarray(rows, self._kept).reshape(-1))
-        lists = arrow.FixedSizeListArray.from_arrays(values, type=self._schema.field(-1).type)
+        lists = arrow.FixedSizeListArray.from_arrays(values, type=self._lists)
         columns = [lists] if self.names.numbered else [arrow.array(ids), lists]
+        if self._changes is not None:
+            columns.append(arrow.array(np.zeros(len(ids), np.bool_)))
         self._append(arrow.RecordBatch.from_arrays(columns, schema=self._schema))
+
+    def delete(self, ids: U64Array) -> None:
+        arrow, step = self._arrow, max(1, _GROUP_BYTES // (self._kept.itemsize * self.dim))
+        for start in range(0, len(ids), step):  # a null takes as much memory as a row, for as long
+            piece = ids[start : start + step]
+            gone = arrow.array(np.ones(len(piece), np.bool_))
+            columns = [arrow.array(piece), arrow.nulls(len(piece), self._lists), gone]
+            self._append(arrow.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def finish(self) -> Path:
         self._writer.close()

@@ -27,6 +27,8 @@ class Format:
     sink: str | None
     """module:class, see files_write; None where a table's rows cannot be written so."""
     why_not: str = ""
+    changes: bool = False
+    """Whether it holds changes, too: rows, and ids of those that are gone."""
 
     def open(self, path: Path, names: Names) -> Source:
         source: Source = _loaded(self.reader)(path, names)
@@ -41,10 +43,10 @@ _WORDS: Final = "word2vec files hold words, and of its words a table keeps the h
 
 FORMATS: Final = (
     Format("npy", (".npy",), "files_arrays:open_npy", "files_write:NpySink"),
-    Format("npz", (".npz",), "files_arrays:open_npz", "files_write:NpzSink"),
-    Format("safetensors", (".safetensors",), "files_safetensors:open_file", "files_safetensors:Sink"),
-    Format("parquet", (".parquet", ".pq"), "files_arrow:open_parquet", "files_arrow:ParquetSink"),
-    Format("arrow", (".arrow", ".feather", ".ipc"), "files_arrow:open_ipc", "files_arrow:IpcSink"),
+    Format("npz", (".npz",), "files_arrays:open_npz", "files_write:NpzSink", changes=True),
+    Format("safetensors", (".safetensors",), "files_safetensors:open_file", "files_safetensors:Sink", changes=True),
+    Format("parquet", (".parquet", ".pq"), "files_arrow:open_parquet", "files_arrow:ParquetSink", changes=True),
+    Format("arrow", (".arrow", ".feather", ".ipc"), "files_arrow:open_ipc", "files_arrow:IpcSink", changes=True),
     Format("torch", (".pt", ".pth"), "files_torch:open_file", "files_torch:Sink"),
     Format("hps", (), "files_hps:open_folder", "files_hps:Sink"),
     Format("word2vec-text", (".vec",), "files_word2vec:open_text", None, _WORDS),
@@ -61,8 +63,8 @@ def named(name: str) -> Format:
     return BY_NAME[name]
 
 
-def to_write(path: Path, format: str | None) -> Format:
-    """The format of a table to be written: `format`, or what the ending of the name says. FileError."""
+def to_write(path: Path, format: str | None, changes: bool = False) -> Format:
+    """The format of a table, or of changes, to be written: `format`, or what the ending of the name says. FileError."""
     chosen = named(format) if format is not None else _BY_SUFFIX.get(path.suffix)
     writable = [each for each in FORMATS if each.sink is not None]
     if chosen is None:
@@ -71,6 +73,9 @@ def to_write(path: Path, format: str | None) -> Format:
     if chosen.sink is None:
         names = ", ".join(each.name for each in writable)
         raise FileError(f"{path}: {chosen.why_not}; export it as one of {names}")
+    if changes and not chosen.changes:
+        names = ", ".join(each.name for each in writable if each.changes)
+        raise FileError(f"{path}: {chosen.name} has no place for ids that are gone; export changes as one of {names}")
     return chosen
 
 

@@ -27,7 +27,13 @@ class TableFile:
         self.dim = source.dim
         self.dtype = source.dtype
         """What the rows lose nothing in: "f16", "bf16" or "f32"; float64 is rounded to float32."""
+        self.changes = source.changes
+        """Of a file of changes what these are; None for one of a whole table."""
         self._source = source
+
+    def deleted(self, items: int) -> Iterator[U64Array]:
+        """The ids of a file of changes that have no row any more, at most `items` at a time."""
+        return self._source.deleted(items)
 
     def sorted_chunks(
         self,

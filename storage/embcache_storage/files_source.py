@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from embcache_storage.files_changes import Changes
 
 U64Array = npt.NDArray[np.uint64]
 F32Array = npt.NDArray[np.float32]
@@ -59,6 +62,8 @@ class Source(ABC):
     """What the rows lose nothing in: "f16", "bf16" or "f32"; float64 is rounded to float32."""
     ascending = False
     """Whether the ids ascend by what they are, so that nobody need look."""
+    changes: Changes | None = None
+    """Of a file of changes what these are; None for one of a whole table."""
 
     @abstractmethod
     def pieces(self, items: int) -> Iterator[tuple[U64Array, npt.NDArray[Any]]]:
@@ -67,6 +72,10 @@ class Source(ABC):
     def ids(self, items: int) -> Iterator[U64Array] | None:
         """The ids alone; None where they cannot be read without the rows."""
         return None
+
+    def deleted(self, items: int) -> Iterator[U64Array]:
+        """The ids of a file of changes that have no row any more, at most `items` at a time."""
+        yield from ()
 
     def place(self, number: int) -> str:
         """What messages call a row, from 0."""
@@ -102,20 +111,26 @@ class Column(Protocol):
 class ArraySource(Source):
     """A table of two arrays, `ids` [n] and `rows` [n, dim], or of the rows alone, whose numbers are the ids then."""
 
-    def __init__(self, path: Path, rows: Column, ids: Column | None) -> None:
-        """FileError where they are not what a table is made of."""
+    def __init__(
+        self,
+        path: Path,
+        rows: Column,
+        ids: Column | None,
+        changes: Changes | None = None,
+        deleted: Column | None = None,
+    ) -> None:
+        """FileError where they are not what a table is made of, or a file of changes with the ids that are gone."""
         _check_rows(rows)
-        if ids is not None:
-            _check_ids(ids)
-            if ids.shape[0] != rows.shape[0]:
-                raise FileError(
-                    f"{path} has {ids.shape[0]:,} ids for {rows.shape[0]:,} rows; there must be one for each"
-                )
+        for column in filter(None, (ids, deleted)):
+            _check_ids(column)
+        if ids is not None and ids.shape[0] != rows.shape[0]:
+            raise FileError(f"{path} has {ids.shape[0]:,} ids for {rows.shape[0]:,} rows; there must be one for each")
         self.path = path
         self.count, self.dim = rows.shape
         self.dtype = "bf16" if rows.bf16 else _ROW_DTYPES[rows.dtype.itemsize]
         self.ascending = ids is None
-        self._rows, self._ids = rows, ids
+        self.changes = changes
+        self._rows, self._ids, self._deleted = rows, ids, deleted
 
     def pieces(self, items: int) -> Iterator[tuple[U64Array, npt.NDArray[Any]]]:
         yield from zip(self.ids(items), self._rows.pieces(items), strict=True)
@@ -125,9 +140,16 @@ class ArraySource(Source):
             for start in range(0, self.count, items):
                 yield np.arange(start, min(start + items, self.count), dtype=np.uint64)
             return
+        yield from self._checked(self._ids, items)
+
+    def deleted(self, items: int) -> Iterator[U64Array]:
+        if self._deleted is not None:
+            yield from self._checked(self._deleted, items)
+
+    def _checked(self, ids: Column, items: int) -> Iterator[U64Array]:
         start = 0
-        for piece in self._ids.pieces(items):
-            yield checked_ids(piece, start, self._ids.name, self.place)
+        for piece in ids.pieces(items):
+            yield checked_ids(piece, start, ids.name, self.place)
             start += len(piece)
 
 

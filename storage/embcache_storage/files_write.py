@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from embcache_storage.files_changes import DELETED, MEMBER, Changes
 from embcache_storage.files_formats import to_write
 from embcache_storage.files_source import FileError, Names, U64Array
 
@@ -31,6 +32,10 @@ class Sink(ABC):
     @abstractmethod
     def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
         """Append ids [n], n > 0, and rows [n, dim]. FileError where the format cannot hold them."""
+
+    def delete(self, ids: U64Array) -> None:
+        """Of changes: ids [n] that have no row any more, after all that have one."""
+        raise NotImplementedError
 
     @abstractmethod
     def finish(self) -> Path:
@@ -55,12 +60,18 @@ class TableWriter:
         dtype: str = "f32",
         format: str | None = None,
         names: Names = Names(),  # noqa: B008
+        changes: Changes | None = None,
     ) -> None:
-        """`dtype` is the table's: rows are written in the narrowest type of the format that loses nothing of it."""
+        """`dtype` is the table's: rows are written in the narrowest type of the format that loses nothing of it.
+
+        changes: the rows are those that changed, and `delete` is told the ids of those that are gone.
+        """
         self._path = Path(path)
-        self._format = to_write(self._path, format)
+        self._format = to_write(self._path, format, changes is not None)
         if names.ids is not None and names.ids == names.rows:
             raise FileError(f"{path}: ids and rows cannot both be called `{names.ids}`")
+        if changes is not None and (names.numbered or {names.ids, names.rows} & {DELETED, MEMBER}):
+            raise FileError(f"{path}: changes need ids, and those that are gone are called `{DELETED}`")
         if not self._path.parent.is_dir():
             raise FileError(f"{path}: there is no folder {self._path.parent}")
         if self._path.is_dir() or (self._format.name == "hps" and self._path.exists()):
@@ -73,7 +84,8 @@ class TableWriter:
         self._work = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
         self._work.mkdir()
         try:
-            self._sink: Sink = sink(self._path, self._work, dim, dtype, names)
+            more = () if changes is None else (changes,)
+            self._sink: Sink = sink(self._path, self._work, dim, dtype, names, *more)
         except BaseException:
             shutil.rmtree(self._work)
             raise
@@ -100,6 +112,11 @@ class TableWriter:
             )
         self._sink.write(ids, rows)
         self._rows += len(ids)
+
+    def delete(self, ids: U64Array) -> None:
+        """Of changes: ids uint64 [n] that have no row any more, after all that have one."""
+        if len(ids):
+            self._sink.delete(ids)
 
     def __enter__(self) -> Self:
         return self
@@ -178,16 +195,25 @@ class NpySink(Sink):
 class SpooledSink(Sink):
     """Ids and rows in files of their own, until their number is known: for formats that begin with it."""
 
-    def __init__(self, target: Path, work: Path, dim: int, dtype: str, names: Names) -> None:
+    def __init__(
+        self, target: Path, work: Path, dim: int, dtype: str, names: Names, changes: Changes | None = None
+    ) -> None:
         super().__init__(target, work, dim, dtype, names)
-        self.count = 0
+        self.changes = changes
+        self.count = self.gone_count = 0
         self.ids = Spool(work / "ids")
         self.rows = Spool(work / "rows")
+        self.gone = None if changes is None else Spool(work / "deleted")
 
     def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
         self.ids.write(np.asarray(ids, "<u8"))
         self.rows.write(self.encoded(rows))
         self.count += len(ids)
+
+    def delete(self, ids: U64Array) -> None:
+        assert self.gone is not None
+        self.gone.write(np.asarray(ids, "<u8"))
+        self.gone_count += len(ids)
 
     def encoded(self, rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
         """Rows as they lie in the file."""
@@ -206,8 +232,8 @@ class SpooledSink(Sink):
         """Write the whole file out of the two."""
 
     def close(self) -> None:
-        self.ids.close()
-        self.rows.close()
+        for spool in filter(None, (self.ids, self.rows, self.gone)):
+            spool.close()
 
 
 class NpzSink(SpooledSink):
@@ -216,12 +242,18 @@ class NpzSink(SpooledSink):
     def assemble(self, file: IO[bytes]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
             if not self.names.numbered:
-                with packed.open(f"{self.names.ids or 'ids'}.npy", "w", force_zip64=True) as member:
-                    write_npy_header(member, (self.count,), np.dtype("<u8"))
-                    self.ids.pour(member)
-            with packed.open(f"{self.names.rows or 'rows'}.npy", "w", force_zip64=True) as member:
-                write_npy_header(member, (self.count, self.dim), float_dtype(self.dtype))
-                self.rows.pour(member)
+                _add(packed, self.names.ids or "ids", (self.count,), np.dtype("<u8"), self.ids)
+            _add(packed, self.names.rows or "rows", (self.count, self.dim), float_dtype(self.dtype), self.rows)
+            if self.changes is not None and self.gone is not None:
+                _add(packed, DELETED, (self.gone_count,), np.dtype("<u8"), self.gone)
+                with packed.open(f"{MEMBER}.npy", "w") as member:
+                    npy_format.write_array(member, np.array(self.changes.to_text()), allow_pickle=False)
+
+
+def _add(packed: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], spool: Spool) -> None:
+    with packed.open(f"{name}.npy", "w", force_zip64=True) as member:
+        write_npy_header(member, shape, dtype)
+        spool.pour(member)
 
 
 def float_dtype(dtype: str) -> np.dtype[Any]:
