@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embcache import tablecalls, updatecalls
 from embcache.answers import Terms, deadline_after, on_device, on_host
 from embcache.attachment import Attachment
@@ -25,8 +28,8 @@ from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.lookup import Lookup, Query, VersionGoneError
 from embcache.owner.process import OwnerProcess
 from embcache.spec import TableSpec
-from embcache.tablecalls import Import, ScanPage, Staged, Switched
-from embcache.updatecalls import Change, Producer, Pushed
+from embcache.tablecalls import ChangedIds, Import, ScanPage, Staged, Switched
+from embcache.updatecalls import Change, Producer, Progress, Pushed
 from embcache_client.buffers import BufferPool
 from embcache_client.lookup import Ids, Versions, bag_query_of, items_of, query_of
 from embcache_client.results import LookupResult
@@ -254,6 +257,32 @@ class EmbeddingCache:
     async def scan_rows_async(self, table: str, start: int, limit: int, version: str | None = None) -> ScanPage:
         attachment = self.ready_attachment()
         return await tablecalls.scan(attachment, attachment.views.find(table, version), start, limit)
+
+    def changed(self, table: str, since: int, history: str | None = None) -> ChangedIds:
+        """Ids whose rows changed after a position, as far as one answer tells: go on from its `position` until that is
+        its `applied`. Conflict, HistoryChanged.
+        """
+        return tablecalls.changed(self.attached(), table, since, history).result()
+
+    async def changed_async(self, table: str, since: int, history: str | None) -> ChangedIds:
+        return await tablecalls.changed(self.ready_attachment(), table, since, history)
+
+    def fetch_rows(self, table: str, ids: NDArray[np.uint64], version: str | None = None) -> ScanPage:
+        """Rows as they are on disk, of those ids that have one, in their order; none comes to memory by that."""
+        attachment = self.attached()
+        return tablecalls.fetch(attachment, attachment.views.find(table, version), ids).result()
+
+    async def fetch_rows_async(self, table: str, ids: NDArray[np.uint64], version: str | None) -> ScanPage:
+        attachment = self.ready_attachment()
+        return await tablecalls.fetch(attachment, attachment.views.find(table, version), ids)
+
+    def progress(self) -> Progress:
+        """How far updates are, and the history in which positions count."""
+        return updatecalls.progress(self.attached()).result()
+
+    def producer(self, name: str) -> Producer:
+        """A producer as it is; epoch 0 for one that never opened."""
+        return updatecalls.show_producer(self.attached(), name).result()
 
     def stats(self) -> dict[str, Any]:
         """Counts of tables, memory and reads, from the owner."""

@@ -39,6 +39,18 @@ class ScanPage:
     next: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class ChangedIds:
+    """Ids u64 [n], ascending, whose rows changed up to `position`; ask on from there until it is `applied`."""
+
+    table: str
+    version: str
+    history: str
+    position: int
+    applied: int
+    ids: NDArray[np.uint64]
+
+
 class Import:
     """A table version being filled, which nobody sees before `commit`; after it, too, where it is filled by its name.
 
@@ -178,16 +190,44 @@ def scan(attachment: Attachment, view: TableView, start: int, limit: int) -> Pen
     """Rows with ids from `start` on, at most `limit` and maybe fewer; go on from the page's `next`."""
 
     def read(reply: Reply) -> ScanPage:
-        count, row_bytes = int(reply.meta["n"]), int(reply.meta["row_bytes"])
-        ids = np.frombuffer(reply.payload, np.uint64, count)
-        encoded = np.frombuffer(reply.payload, np.uint8, count * row_bytes, 8 * count).reshape(count, row_bytes)
-        if view.spec.expires:
-            current = ~expiry.are_over(expiry.expiries_of(encoded), expiry.now_ms())
-            ids, encoded = ids[current], encoded[current]
-        rows = decode_rows(encoded, view.spec.cold_code, view.spec.dim)
+        ids, rows = _on_disk(view, reply)
         return ScanPage(view.spec.name, view.label, view.spec.cold_dtype, ids, rows, reply.meta["next"])
 
     return Pending(attachment.link.call("scan", {"version": view.number, "start": start, "limit": limit}), read)
+
+
+def _on_disk(view: TableView, reply: Reply) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """(Ids u64 [n], rows f32 [n, dim]) of an answer with rows as they are on disk, without those that have expired."""
+    count, row_bytes = int(reply.meta["n"]), int(reply.meta["row_bytes"])
+    ids = np.frombuffer(reply.payload, np.uint64, count)
+    encoded = np.frombuffer(reply.payload, np.uint8, count * row_bytes, 8 * count).reshape(count, row_bytes)
+    if view.spec.expires:
+        current = ~expiry.are_over(expiry.expiries_of(encoded), expiry.now_ms())
+        ids, encoded = ids[current], encoded[current]
+    return ids, decode_rows(encoded, view.spec.cold_code, view.spec.dim)
+
+
+def changed(attachment: Attachment, table: str, since: int, history: str | None = None) -> Pending[ChangedIds]:
+    """Which rows of the live version the next updates after a position changed. UnknownTable; Conflict where it is
+    older than what is known, or beyond what is applied; HistoryChanged.
+    """
+
+    def read(reply: Reply) -> ChangedIds:
+        version, told, position, applied = (reply.meta[key] for key in ("version", "history", "position", "applied"))
+        return ChangedIds(table, version, told, position, applied, np.frombuffer(reply.payload, np.uint64))
+
+    return Pending(attachment.link.call("changed", {"table": table, "since": since, "history": history}), read)
+
+
+def fetch(attachment: Attachment, view: TableView, ids: NDArray[np.uint64]) -> Pending[ScanPage]:
+    """The rows of ids as they are on disk: of those that have one, in the order asked for. Up to 32 MiB of them."""
+
+    def read(reply: Reply) -> ScanPage:
+        there, rows = _on_disk(view, reply)
+        return ScanPage(view.spec.name, view.label, view.spec.cold_dtype, there, rows, None)
+
+    call = attachment.link.call("fetch", {"version": view.number, "n": len(ids)}, [np.ascontiguousarray(ids)])
+    return Pending(call, read)
 
 
 def stats(attachment: Attachment) -> Pending[dict[str, Any]]:

@@ -8,12 +8,13 @@ from embcache_client.client import Client
 from embcache_client.errors import ClientError, ServiceError
 from embcache_client.ids import hash_values
 from embcache_client.lookup import Values
-from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, TableRows
+from embcache_client.results import STATUS_NAMES, ChangedIds, LookupResult, RowPage, TableRows
 from embcache_client.trainer import Trainer, TrainerFull
 
 __all__ = [
     "STATUS_NAMES",
     "AsyncClient",
+    "ChangedIds",
     "Client",
     "ClientError",
     "LookupResult",

@@ -15,7 +15,7 @@ from embcache_client.call import Call, json_call
 from embcache_client.errors import ProtocolError
 from embcache_client.http1 import Response
 from embcache_client.lookup import feature_ids
-from embcache_client.results import RowPage
+from embcache_client.results import ChangedIds, RowPage
 
 IMPORT_PAGE_BYTES: Final = 4 << 20  # of rows in one request; writes are cut into pieces of it
 EXPORT_PAGE_ROWS: Final = 8192
@@ -80,6 +80,33 @@ def page_call(table: str, version: str | None, start: int, limit: int, dtype: st
         return page
 
     return Call("GET", f"{_table(table)}/rows?{urlencode(query)}", read)
+
+
+def changed_call(table: str, since: int, history: str | None) -> Call[ChangedIds]:
+    """IDs that changed after a position; ChangedIds.position says from where to go on."""
+    query = {"since": str(since)} | ({"history": history} if history else {})
+
+    def read(response: Response) -> ChangedIds:
+        told = wire.decode_changed(response.body)
+        if not since <= told.position <= told.applied or (told.position == since < told.applied):
+            raise ProtocolError(f"changes of table {table} since {since} lead to position {told.position}, not onwards")
+        return told
+
+    return Call("GET", f"{_table(table)}/changes?{urlencode(query)}", read)
+
+
+def fetch_call(table: str, ids: ArrayLike, version: str | None, dtype: str) -> Call[RowPage]:
+    """Rows of ids; of those that have one, in their order."""
+    rowtypes.code_of(dtype)
+    body = wire.encode_fetch(np.ascontiguousarray(feature_ids(table, np.asarray(ids), ids)), dtype, version)
+    return Call(
+        "POST", f"{_table(table)}/rows", lambda response: wire.decode_page(response.body), body, wire.MEDIA_TYPE
+    )
+
+
+def progress_call() -> Call[dict[str, Any]]:
+    """How far updates are: "durable", "applied", "history", "lag_s"."""
+    return json_call("GET", "/v1/position", _progress)
 
 
 class ImportCalls:
@@ -148,6 +175,10 @@ class ImportCalls:
 
 def _table(name: str) -> str:
     return f"/v1/tables/{quote(name, safe='')}"
+
+
+def _progress(reply: Any) -> dict[str, Any]:
+    return {**reply, "durable": int(reply["durable"]), "applied": int(reply["applied"])}
 
 
 def _import_reply(reply: Any) -> Mapping[str, str]:

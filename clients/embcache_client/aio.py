@@ -17,7 +17,7 @@ from embcache_client.client import is_unavailable
 from embcache_client.errors import ClientError
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
 from embcache_client.lookups import Lookups
-from embcache_client.results import LookupResult, RowPage
+from embcache_client.results import ChangedIds, LookupResult, RowPage
 
 
 class AsyncClient:
@@ -142,6 +142,24 @@ class AsyncClient:
             page = await self._transport.run(admin.page_call(table, version, next_id, limit, dtype))
             version, next_id = page.version, page.next_id
             yield page
+
+    async def changed(self, table: str, since: int, *, history: str | None = None) -> AsyncIterator[ChangedIds]:
+        """As Client.changed, with `async for`."""
+        upto = None
+        while upto is None or since < upto:
+            told = await self._transport.run(admin.changed_call(table, since, history))
+            since, upto = told.position, told.applied if upto is None else upto
+            yield told
+
+    async def fetch_rows(
+        self, table: str, ids: ArrayLike, *, version: str | None = None, dtype: str = "f32"
+    ) -> RowPage:
+        """As Client.fetch_rows."""
+        return await self._transport.run(admin.fetch_call(table, ids, version, dtype))
+
+    async def position(self) -> dict[str, Any]:
+        """As Client.position."""
+        return await self._transport.run(admin.progress_call())
 
     async def health(self) -> bool:
         """As Client.health."""

@@ -14,7 +14,7 @@ from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpo
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, NotReady, ServiceError, Timeout
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
 from embcache_client.lookups import Lookups
-from embcache_client.results import LookupResult, RowPage
+from embcache_client.results import ChangedIds, LookupResult, RowPage
 from embcache_client.transport import Transport
 
 
@@ -190,6 +190,30 @@ class Client:
             page = self._transport.run(admin.page_call(table, version, next_id, limit, dtype))
             version, next_id = page.version, page.next_id
             yield page
+
+    def changed(self, table: str, since: int, *, history: str | None = None) -> Iterator[ChangedIds]:
+        """IDs whose rows changed after position `since`, in pieces, up to the position that is applied now.
+
+        The last piece's `position` is what to give as `since` the next time; rows that are fetched after it are as of
+        there, or newer. An id may come in several pieces. history: in which `since` counts. Conflict says why it is not
+        known: `since` is older than the update log, or all rows of the table were replaced since (then read pages()).
+        """
+        upto = None
+        while upto is None or since < upto:
+            told = self._transport.run(admin.changed_call(table, since, history))
+            since, upto = told.position, told.applied if upto is None else upto
+            yield told
+
+    def fetch_rows(self, table: str, ids: ArrayLike, *, version: str | None = None, dtype: str = "f32") -> RowPage:
+        """Rows of ids as they are on disk: of those that have one, in their order. At most 16 MiB of float32.
+
+        Unlike a lookup it brings none to the service's memory, and rounds none of a table whose rows are wider on disk.
+        """
+        return self._transport.run(admin.fetch_call(table, ids, version, dtype))
+
+    def position(self) -> dict[str, Any]:
+        """How far updates are: "durable" and "applied" positions, their "history", "lag_s" of the oldest waiting."""
+        return self._transport.run(admin.progress_call())
 
     def health(self) -> bool:
         """True if the service is alive; asks once."""

@@ -7,7 +7,7 @@ and nothing of the wire.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,21 @@ class RowPage(Rows):
         super().__init__(table, version, dtype, raw, scale=scale, bias=bias)
         self.ids = ids
         self.next_id = next_id
+
+
+class ChangedIds(NamedTuple):
+    """IDs of a table whose rows changed since a position, as far as one answer tells: uint64 [n], ascending.
+
+    All up to `position` are told then, `applied` is up to where there are any, positions of `history`. version: the
+    live one, which has been that all the while.
+    """
+
+    table: str
+    version: str
+    history: str
+    position: int
+    applied: int
+    ids: NDArray[np.uint64]
 
 
 class LookupResult(Mapping[str, TableRows]):

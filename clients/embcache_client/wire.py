@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from embcache_client import rowtypes
 from embcache_client.errors import ProtocolError, ServiceError
-from embcache_client.results import STATUS_NAMES, LookupResult, RowPage, TableRows
+from embcache_client.results import STATUS_NAMES, ChangedIds, LookupResult, RowPage, TableRows
 from embcache_client.unpack import unpack
 
 __all__ = [
@@ -170,6 +170,21 @@ def decode_page(body: Body) -> RowPage:
     return RowPage(
         table, version, dtype, raw, ids, next_id=None if next_id is None else int(next_id), scale=scale, bias=bias
     )
+
+
+def encode_fetch(ids: NDArray[np.uint64], dtype: str, version: str | None) -> bytes:
+    """The body of POST /v1/tables/{t}/rows: ids uint64 [n], C-contiguous."""
+    asked = {"ids": ids.data, "dtype": dtype} | ({} if version is None else {"version": version})
+    packed: bytes = msgpack.packb(asked)
+    return packed
+
+
+def decode_changed(body: Body) -> ChangedIds:
+    """The body of a 200 from GET /v1/tables/{t}/changes."""
+    told = decode_map(body)
+    table, version, history = (_get(told, key, str) for key in ("table", "version", "history"))
+    position, applied = (_get(told, key, int) for key in ("position", "applied"))
+    return ChangedIds(table, version, history, position, applied, array(told, "ids", _U64))
 
 
 def decode_map(body: Body) -> dict[str, Any]:

@@ -80,12 +80,12 @@ class _Unpublished:
 class Tiers:
     """Whom the applier tells: `replace(version, ids, rows)` for the arena, `overtaken(version, ids)` for reads under
     way, `feeds` for rows elsewhere, `publish(position)` for all readers. `read(version, ids)` is what the arena has.
-    `find(version)` is None for one that is gone. `change(change, meta)` makes a change of tables and keeps meta values
-    beside it; it raises StoreErrors before anything has changed.
+    `find(version)` is None for one that is gone. `change(change, position, meta)` makes a change of tables, whose place
+    in the log that is, and keeps meta values beside it; it raises StoreErrors before anything has changed.
     """
 
     find: Callable[[int], Version | None]
-    change: Callable[[TableChange, Mapping[str, bytes]], Awaitable[None]]
+    change: Callable[[TableChange, int, Mapping[str, bytes]], Awaitable[None]]
     read: Callable[[int, Ids], tuple[Rows, NDArray[np.bool_]] | None]
     replace: Callable[[int, Ids, Rows | None], None]
     overtaken: Callable[[int, Ids], None]
@@ -216,7 +216,7 @@ class Applier:
 
     async def _change(self, accepted: Accepted, change: TableChange) -> None:
         cursor = Cursor(accepted.position)
-        await _until_written(lambda: self._tiers.change(change, {CURSOR: cursor.to_bytes()}))
+        await _until_written(lambda: self._tiers.change(change, cursor.position, {CURSOR: cursor.to_bytes()}))
         self._go_on(cursor, [accepted])
 
     def _go_on(self, cursor: Cursor, done: Sequence[Accepted]) -> None:

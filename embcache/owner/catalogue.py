@@ -73,13 +73,15 @@ class Table:
     """A table. `spec`: as it was declared, which versions may differ from in dtype, default and add.
 
     versions: the live one first, then the others, the oldest first. born: the number of its first version, which tells
-    a table from a later one of the same name. labels: labels that are numbers were given up to this one.
+    a table from a later one of the same name. labels: labels that are numbers were given up to this one. since: the
+    position from which on the live version is the live one; None in a catalogue that does not tell, see `settled`.
     """
 
     spec: TableSpec
     born: int
     versions: tuple[Version, ...]
     labels: int = 0
+    since: int | None = None
 
     @property
     def live(self) -> Version:
@@ -121,7 +123,8 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON and msgpack, which `from_json` takes back."""
         versions = [version.to_json() for version in self.versions]
-        return {"spec": self.spec.to_json(), "born": self.born, "labels": self.labels, "versions": versions}
+        told = {"spec": self.spec.to_json(), "born": self.born, "labels": self.labels, "versions": versions}
+        return told if self.since is None else {**told, "since": self.since}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Table:
@@ -130,7 +133,8 @@ class Table:
         versions = tuple(Version.from_json(version, spec) for version in entry["versions"])
         if [version.state == LIVE for version in versions] != [True] + [False] * (len(versions) - 1):
             raise ValueError(f"of the versions of {spec.name} not the first alone is live")
-        return cls(spec, int(entry["born"]), versions, int(entry.get("labels", versions[0].label)))
+        since = None if entry.get("since") is None else int(entry["since"])
+        return cls(spec, int(entry["born"]), versions, int(entry.get("labels", versions[0].label)), since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +171,27 @@ class Catalogue:
         """This catalogue with version numbers up to `numbers` taken."""
         return dataclasses.replace(self, numbers=numbers)
 
-    def after(self, change: TableChange) -> Catalogue:
-        """This catalogue after a change."""
-        tables = {**self.tables, **change.tables}
-        left = {name: table for name, table in tables.items() if table is not None}
-        return dataclasses.replace(self, tables=MappingProxyType(left))
+    def after(self, change: TableChange, position: int) -> Catalogue:
+        """This catalogue after a change, whose entry stands at a position."""
+        tables = dict(self.tables)
+        for name, table in change.tables.items():
+            before = tables.get(name)
+            if table is None:
+                tables.pop(name, None)
+            elif before is not None and before.live.number == table.live.number:
+                tables[name] = replace(table, since=before.since)
+            else:
+                tables[name] = replace(table, since=position)
+        return dataclasses.replace(self, tables=MappingProxyType(tables))
+
+    def settled(self, position: int) -> Catalogue:
+        """With tables of which it is not known since when their live version is that since `position`, the applied
+        one: what was before is unknown then, and nobody takes it for known."""
+        tables = {
+            name: replace(table, since=position) if table.since is None else table
+            for name, table in self.tables.items()
+        }
+        return dataclasses.replace(self, tables=MappingProxyType(tables))
 
     def with_history(self, history: str) -> Catalogue:
         """This catalogue in another history."""

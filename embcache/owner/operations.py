@@ -13,6 +13,7 @@ import numpy as np
 from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
 from embcache.local import frames
 from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
+from embcache.owner.changed import ChangedCalls
 from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
@@ -41,6 +42,7 @@ class Operations:
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
         versions = VersionCalls(parts)
+        changed = ChangedCalls(parts)
         self._ops: dict[str, Handle] = {
             "read": self.read,
             "catalogue": self.catalogue,
@@ -54,6 +56,8 @@ class Operations:
             "import_commit": self.import_commit,
             "import_abort": self.import_abort,
             "scan": self.scan,
+            "changed": changed.changed,
+            "fetch": changed.fetch,
             "stats": self.stats,
             "producer": updates.producer,
             "open_producer": updates.open_producer,

@@ -22,8 +22,8 @@ class Stats:
         self._started = time.monotonic()
 
     async def collect(self) -> dict[str, Any]:
-        """{"tables": [{"table", "label", "number", "live", "state", "follow", "spec", "rows", "cold_bytes",
-        "warm_...": ...}], "memory", "owner"}, an entry for each version.
+        """{"tables": [{"table", "label", "number", "live", "state", "follow", "live_since", "spec", "rows",
+        "cold_bytes", "warm_...": ...}], "memory", "owner"}, an entry for each version.
 
         `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
         the arena; `memory` is bytes by use; `updates` is positions, what waits, and counts since the owner started.
@@ -54,6 +54,7 @@ class Stats:
             "live": version.state == LIVE,
             "state": version.state,
             "follow": version.follow,
+            "live_since": self._parts.tables.named(version.spec.name).since if version.state == LIVE else None,
             "spec": version.spec.to_json(),
             "rows": self._parts.tables.rows(version.number),
             "rows_exact": self._parts.store.is_counted(version.number),

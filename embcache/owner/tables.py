@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from embcache.errors import ConfigError, Conflict, Internal, StorageCorrupt, UnknownTable
 from embcache.owner import lineage, versions
+from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY, LAST_NUMBER, LIVE, STAGED, Catalogue, Table, TableChange, Version
 from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
@@ -142,6 +143,7 @@ class Tables:
             names = sorted({named[number].spec.name for number in lost})
             raise StorageCorrupt(f"the data folder lacks the rows of {', '.join(names)}: restore it from a copy")
         self._unnamed = held - named.keys()
+        await self._settle()
         await self._continue(owner)
         self._publish()
 
@@ -193,6 +195,13 @@ class Tables:
                 f"the data folder holds {len(held)} versions of tables but no catalogue that names them"
             )
         return Catalogue.new()
+
+    async def _settle(self) -> None:
+        """Note since when the live versions of a catalogue of an earlier release are that, see `Catalogue.settled`."""
+        if any(table.since is None for table in self._catalogue.tables.values()):
+            cursor = Cursor.from_bytes(await self._threads.change(self._store.get_meta, CURSOR))
+            self._catalogue = self._catalogue.settled(cursor.position)
+            await self._threads.change(self._store.put_meta, KEY, self._catalogue.to_bytes())
 
     async def _continue(self, owner: Lineage) -> None:
         """Begin a new history where that is due, and note whose files these are now."""
@@ -311,12 +320,12 @@ class Tables:
             [version] = [version for version in table.versions if version.number == new.version.number]
             return await self._install(table, version, rows, None if replaced is None else replaced.number)
 
-    async def apply(self, change: TableChange, meta: Mapping[str, bytes]) -> None:
-        """Steps 4 and 5, for the applier: meta values are kept beside the catalogue."""
+    async def apply(self, change: TableChange, position: int, meta: Mapping[str, bytes]) -> None:
+        """Steps 4 and 5, for the applier, which is at that position: meta values are kept beside the catalogue."""
         if change.new and change.new not in await self._threads.change(self._store.versions):
             await self._threads.change(self._store.commit, (), meta)
             return
-        catalogue = self._catalogue.after(change)
+        catalogue = self._catalogue.after(change, position)
         await self._threads.change(self._store.commit, (), {KEY: catalogue.to_bytes(), **meta})
         gone = self._catalogue.numbered().keys() - catalogue.numbered().keys()
         self._catalogue = catalogue

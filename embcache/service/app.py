@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from embcache.service import failures, introspection, snapshots, tables, transfers, versions
+from embcache.service import changes, failures, introspection, snapshots, tables, transfers, versions
 from embcache.service.bodies import ClientGone, Receive, Scope, Send
 from embcache.service.connection import Answer
 from embcache.service.context import Service
@@ -30,6 +30,7 @@ _ROUTERS = (
     versions.router,
     transfers.router,
     transfers.pages,
+    changes.router,
     snapshots.router,
     introspection.router,
 )

@@ -122,6 +122,7 @@ def _told(counts: Mapping[str, Any], hot_rows: int) -> dict[str, Any]:
         "version": counts["label"],
         "state": counts["state"],
         "follow": counts["follow"],
+        "live_since": None if counts["live_since"] is None else str(counts["live_since"]),
         "rows": counts["rows"],
         "rows_exact": counts["rows_exact"],
         "tiers": {

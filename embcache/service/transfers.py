@@ -48,7 +48,7 @@ class MsgpackRoute(APIRoute):
                 failure = failures.of(error)
                 request.app.state.service.counters.failed(failure.code)
                 headers = {name.decode(): value.decode() for name, value in failure.headers}
-                return _msgpack({"error": failure.error}, failure.status, headers)
+                return msgpack_reply({"error": failure.error}, failure.status, headers)
 
         return answer
 
@@ -90,7 +90,7 @@ async def write_rows(id: str, request: Request, service: TheService) -> Response
     load = await _resumed(service, id)
     body = await read_body(headers, request.receive, service.settings.server.max_body_bytes)
     pending = await asyncio.to_thread(lambda: load.send(*read_page(body, load.spec.dim)))
-    return _msgpack({"rows": await pending})
+    return msgpack_reply({"rows": await pending})
 
 
 @router.post("/v1/imports/{id}/commit", dependencies=[needs("write")])
@@ -120,7 +120,7 @@ async def read_rows(
     cache = await service.reader.current()
     dim = cache.prepare([lookup.Query(table, _NO_IDS, version)], "f32").parts[0].shape[1]
     page = await cache.scan_rows_async(table, start, min(limit, max(1, MAX_PAGE_BYTES // (4 * dim))), version)
-    return await asyncio.to_thread(_page_reply, page, _dtype(dtype or page.dtype))
+    return await asyncio.to_thread(page_reply, page, checked_dtype(dtype or page.dtype))
 
 
 def import_id(begun: Import) -> str:
@@ -150,7 +150,7 @@ def read_page(body: bytes, dim: int) -> tuple[NDArray[np.uint64], NDArray[np.flo
     columns = ("scale", "bias") if page.get("dtype") == "q8" else ()
     for key in sorted(map(str, page.keys() ^ {"ids", "dtype", "rows", *columns})):
         raise MalformedRequest(f"{key[:64]}: {'has no place in' if key in page else 'is missing from'} such rows")
-    code = rowtypes.code_of(_dtype(page["dtype"]))
+    code = rowtypes.code_of(checked_dtype(page["dtype"]))
     ids = _bin(page, "ids", np.dtype("<u8"), None)
     values = _bin(page, "rows", rowtypes.ELEMENTS[code], ids.size * dim).reshape(ids.size, dim)
     scale, bias = (_bin(page, key, np.dtype("<f4"), ids.size) for key in columns or (None, None))
@@ -170,20 +170,22 @@ def _bin(page: dict[str, Any], key: str | None, dtype: np.dtype[Any], count: int
     return array
 
 
-def _page_reply(page: ScanPage, dtype: str) -> Response:
+def page_reply(page: ScanPage, dtype: str) -> Response:
+    """A page of rows, in one of the wire's dtypes."""
     encoded = rowtypes.encode(page.rows, rowtypes.code_of(dtype))
     reply: dict[str, Any] = {"table": page.table, "version": page.version, "dtype": dtype}
     reply |= {"shape": list(page.rows.shape), "ids": page.ids.data, "rows": encoded.values.data}
     if encoded.scale is not None and encoded.bias is not None:
         reply |= {"scale": encoded.scale.data, "bias": encoded.bias.data}
-    return _msgpack(reply | {"next": None if page.next is None else str(page.next)})
+    return msgpack_reply(reply | {"next": None if page.next is None else str(page.next)})
 
 
-def _dtype(name: Any) -> str:
+def checked_dtype(name: Any) -> str:
+    """One of the wire's dtypes; UnsupportedDtype."""
     if type(name) is not str or name not in DTYPES:
         raise UnsupportedDtype(f"dtype: {name!r:.60} is none of {', '.join(DTYPES)}")
     return name
 
 
-def _msgpack(value: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def msgpack_reply(value: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgpack.packb(value), status, headers, MEDIA_TYPE)

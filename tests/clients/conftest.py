@@ -39,6 +39,12 @@ class Blocking:
 
         return iter(self._runner.run(collect()))
 
+    def changed(self, *args: Any, **options: Any) -> Iterator[Any]:
+        async def collect() -> list[Any]:
+            return [piece async for piece in self._client.changed(*args, **options)]
+
+        return iter(self._runner.run(collect()))
+
     @contextlib.contextmanager
     def importing(self, *args: Any, **options: Any) -> Iterator[Any]:
         manager = self._client.importing(*args, **options)

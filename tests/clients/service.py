@@ -91,6 +91,8 @@ class Service:
         self.tables: dict[str, dict[str, Any]] = {}
         self.imports: dict[str, dict[str, Any]] = {}
         self.authorizations: set[str] = set()
+        self.applied = 7
+        self.step = 1
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -112,11 +114,13 @@ class Service:
         match scope["method"], scope["path"].strip("/").split("/"):
             case "POST", ["v1", "lookup"]:
                 return MSGPACK, lookup(msgpack.unpackb(body))
-            case "GET", ["v1", "tables", name, "rows"]:
-                query = parse_qs(scope["query_string"].decode())
-                return MSGPACK, self.page(name, {key: values[0] for key, values in query.items()})
+            case _, ["v1", "tables", name, "rows" | "changes" as what]:
+                return MSGPACK, self.read(scope, name, what, body)
             case "POST", ["v1", "imports", key, "rows"]:
                 return MSGPACK, self.take_rows(self.imports[key], msgpack.unpackb(body))
+            case "GET", ["v1", "position"]:
+                told = {"durable": str(self.applied), "applied": str(self.applied), "history": "h", "lag_s": 0.0}
+                return JSON, json.dumps(told).encode()
             case method, ["v1", *path]:
                 return JSON, json.dumps(self.administer(method, path, body)).encode()
         return JSON, b"{}"
@@ -143,6 +147,28 @@ class Service:
             case "DELETE", ["imports", key]:
                 del self.imports[key]
         return {}
+
+    def read(self, scope: dict[str, Any], name: str, what: str, body: bytes) -> bytes:
+        query = {key: values[0] for key, values in parse_qs(scope["query_string"].decode()).items()}
+        if what == "changes":
+            return self.changed(name, int(query["since"]))
+        return self.page(name, query) if scope["method"] == "GET" else self.fetch(name, msgpack.unpackb(body))
+
+    def changed(self, name: str, since: int) -> bytes:
+        """One position a piece, which changed the id that is it; what is applied grows while it is asked."""
+        position = min(since + self.step, self.applied)
+        ids = np.arange(since + 1, position + 1, dtype="<u8")
+        reply = {"table": name, "version": self.tables[name]["version"], "history": "h", "ids": ids.tobytes()}
+        self.applied += 1
+        return bytes(msgpack.packb(reply | {"position": position, "applied": self.applied - 1}))
+
+    def fetch(self, name: str, asked: dict[str, Any]) -> bytes:
+        table = self.tables[name]
+        ids = [x for x in np.frombuffer(asked["ids"], "<u8").tolist() if x in table["rows"]]
+        rows = np.array([table["rows"][x] for x in ids], np.float32).reshape(len(ids), DIM)
+        reply = {"table": name, "version": asked.get("version", table["version"]), "shape": list(rows.shape)}
+        reply |= {"ids": np.array(ids, "<u8").tobytes(), "next": None} | encoded(rows.tolist(), asked["dtype"])
+        return bytes(msgpack.packb(reply))
 
     def describe(self, name: str) -> dict[str, Any]:
         table = self.tables[name]

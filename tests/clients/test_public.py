@@ -13,6 +13,7 @@ from embcache_client import AsyncClient, Client, errors
 def test_public_names() -> None:
     assert sorted(embcache_client.__all__) == [
         "AsyncClient",
+        "ChangedIds",
         "Client",
         "ClientError",
         "LookupResult",
