@@ -545,17 +545,21 @@ def test_the_page_on_tables_is_true(
     text = (Path(__file__).parent.parent / "docs/tables.md").read_text().replace("http://127.0.0.1:7070", service.url)
     text = re.sub(r"\bitem\b", "life", text)  # a name that no test has used, since versions are numbered by name
     blocks = re.findall(r"```python\n(.*?)```|^    (embcache [^\n]*)$", text, re.DOTALL | re.MULTILINE)
-    assert sum(bool(command) for _, command in blocks) == 10
+    assert sum(bool(command) for _, command in blocks) == 14
     names: dict[str, Any] = {}
+    since = ""
     with contextlib.ExitStack() as stack:
         for code, command in blocks:
             exec(code, names)
             if "client" in names and not command:
                 stack.callback(names["client"].close)
             if command:
-                done = run(*shlex.split(command)[1:])
+                done = run(*shlex.split(command.replace("--since 6", since))[1:])
                 assert done.code == 0, (command, done.err)
-    helps = " ".join(run(command, "--help").out for command in ("stage", "switch", "import", "drop-version"))
+                told = re.search(r"--since \d+", done.out)
+                since = told[0] if told else since
+    commands = ("stage", "switch", "import", "drop-version", "export", "apply")
+    helps = " ".join(run(command, "--help").out for command in commands)
     assert set(re.findall(r"--[a-z-]+", text)) <= set(re.findall(r"--[a-z-]+", helps))
 
 

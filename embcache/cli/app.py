@@ -15,14 +15,18 @@ import typer
 from rich.console import Console
 
 from embcache import __version__
-from embcache.cli import snapshots, versions
+from embcache.cli import apply, snapshots, versions
 from embcache.cli.options import (
     DTYPES,
     ConfigOption,
+    FormatOption,
+    IdsOption,
+    RowsOption,
     TableArgument,
     TokenOption,
     UrlOption,
     dtype_of,
+    format_of,
     place,
     print_table,
 )
@@ -39,22 +43,6 @@ app = typer.Typer(
     help="A multi-level embedding cache: hot rows in GPU memory, warm ones in host memory, all of them on disk; "
     "lookups by feature ID over HTTP.",
 )
-
-FormatOption = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="npy, npz, safetensors, parquet, arrow, torch, hps, word2vec-text or word2vec-binary, where the file or "
-        "its name does not tell.",
-    ),
-]
-IdsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ids", help="What the file calls its ids: array, tensor, column, key. `-`: row numbers are the ids."
-    ),
-]
-RowsOption = Annotated[str | None, typer.Option("--rows", help="What the file calls its rows.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -113,7 +101,7 @@ def import_(
         raise typer.BadParameter("needs --version: the rows of one that has no name take the live ones' place")
     kept = None if dtype is None else dtype_of(dtype)
     with opened(*place(config, url), token) as tables:
-        form = TableFormat(_format(format), ids, rows)
+        form = TableFormat(format_of(format), ids, rows)
         moved = import_file(tables, table, file, form, kept, add, Console(stderr=True), version)
         told = "imported, now version" if version is None else "imported into version"
         typer.echo(f"{table}: {moved.summary} {told} {moved.version}")
@@ -134,14 +122,32 @@ def export(
     format: FormatOption = None,
     ids: IdsOption = None,
     rows: RowsOption = None,
+    since: Annotated[
+        int | None,
+        typer.Option("--since", min=0, max=2**64 - 1, help="Only what changed after this position, deletions too."),
+    ] = None,
+    history: Annotated[str | None, typer.Option(help="In which --since counts; refused where it is another.")] = None,
 ) -> None:
-    """Write a table's rows to a file, which appears when it is complete. --format hps writes a folder."""
-    from embcache.cli.tables import opened
+    """Write a table's rows to a file, which appears when it is complete. --format hps writes a folder.
+
+    The line that it prints ends with the position from which on `export --since` has what is not in the file; and so
+    does the line of that. `embcache apply` takes such changes in.
+    """
+    from embcache.cli.changes import export_changes
+    from embcache.cli.tables import Since, opened
     from embcache.cli.transfer import TableFormat, export_file
 
+    if history is not None and since is None:
+        raise typer.BadParameter("needs --since: it says in which history that position counts")
+    form, console = TableFormat(format_of(format), ids, rows), Console(stderr=True)
     with opened(*place(config, url), token) as tables:
-        moved = export_file(tables, table, file, TableFormat(_format(format), ids, rows), Console(stderr=True))
-    typer.echo(f"{table}: {moved.summary} of version {moved.version} written to {file}")
+        if since is None:
+            moved = export_file(tables, table, file, form, console)
+            told = f"{moved.summary} of version {moved.version} written to {file}"
+        else:
+            moved = changed = export_changes(tables, table, file, form, Since(since, history or ""), console)
+            told = f"{changed.told} since {since} written to {file}"
+    typer.echo(f"{table}: {told}; go on with {moved.since}")
 
 
 @app.command()
@@ -230,6 +236,7 @@ def plan(
 
 
 versions.register(app)
+apply.register(app)
 snapshots.register(app)
 
 
@@ -258,15 +265,6 @@ def _told(error: Exception) -> str | None:
 def _fail(message: str) -> None:
     print("\n".join(f"embcache: {line}" for line in message.splitlines()), file=sys.stderr)
     sys.exit(1)
-
-
-def _format(text: str | None) -> str | None:
-    from embcache_storage.files import FORMATS
-
-    names = [format.name for format in FORMATS]
-    if text is not None and text not in names:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}", param_hint="--format")
-    return text
 
 
 def _feature_id(text: str) -> int:

@@ -27,6 +27,21 @@ TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="EMBCACHE_TOKEN", help="Bearer token, where the service asks for one.")
 ]
 TableArgument = Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="npy, npz, safetensors, parquet, arrow, torch, hps, word2vec-text or word2vec-binary, where the file or "
+        "its name does not tell.",
+    ),
+]
+IdsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ids", help="What the file calls its ids: array, tensor, column, key. `-`: row numbers are the ids."
+    ),
+]
+RowsOption = Annotated[str | None, typer.Option("--rows", help="What the file calls its rows.")]
 DTYPES = ", ".join(get_args(Dtype))
 
 
@@ -53,3 +68,13 @@ def dtype_of(text: str) -> Dtype:
             kind: Dtype = known
             return kind
     raise typer.BadParameter(f"{text!r} is none of {DTYPES}", param_hint="DTYPE")
+
+
+def format_of(text: str | None) -> str | None:
+    """A format of files by its name. typer.BadParameter."""
+    from embcache_storage.files import FORMATS
+
+    names = [format.name for format in FORMATS]
+    if text is not None and text not in names:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}", param_hint="--format")
+    return text

@@ -3,21 +3,23 @@ two; whoever uses it need not know which it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcache.cache import EmbeddingCache
+from embcache.cli.pushing import LocalPush, Push, RemotePush
 from embcache.config import Settings
 from embcache.errors import MalformedRequest, UnknownTable
 from embcache.spec import TableSpec
 from embcache.validation import nearest
 from embcache_client import Client, TableRows
+from embcache_client.call import Endpoint
 from embcache_client.errors import ProtocolError
 
 Ids = NDArray[np.uint64]
@@ -29,7 +31,8 @@ class TableInfo:
     """A version of a table, mostly the live one: rows in all, rows in host memory, bytes in each tier.
 
     `rows` is an estimate unless `rows_exact`; `hot_bytes` are those of the GPU of the front that was asked. `state` is
-    live, staged or retired; `follow`: updates go to it while it is not live.
+    live, staged or retired; `follow`: updates go to it while it is not live. live_since: the position from which on it
+    is the live one; it tells a time of that from another.
     """
 
     spec: TableSpec
@@ -42,11 +45,29 @@ class TableInfo:
     hot_bytes: int = 0
     state: str = "live"
     follow: bool = False
+    live_since: int | None = None
 
     @property
     def shown_rows(self) -> str:
         """The rows for people."""
         return f"{self.rows:,}" if self.rows_exact else f"about {self.rows:,}"
+
+
+class Since(NamedTuple):
+    """A position in a history, from which on changes can be asked for; shown as the options of the next export."""
+
+    position: int
+    history: str
+
+    def __str__(self) -> str:
+        return f"--since {self.position} --history {self.history}"
+
+
+class ChangedPiece(NamedTuple):
+    """IDs u64 [n] whose rows changed; all up to `upto` are told with it."""
+
+    upto: Since
+    ids: Ids
 
 
 class Load(Protocol):
@@ -90,6 +111,23 @@ class Tables(Protocol):
         """All rows of a version by ascending id, at most `limit` at a time."""
         ...
 
+    def since(self) -> Since:
+        """The position that is applied: rows that are read from now on are as of there, or newer."""
+        ...
+
+    def changed(self, table: str, since: Since) -> Iterator[ChangedPiece]:
+        """IDs whose rows changed since a position, in pieces, up to the one that is applied. A history of "" is any.
+        Conflict, HistoryChanged."""
+        ...
+
+    def fetch(self, table: str, version: str, ids: Ids) -> tuple[Ids, Rows]:
+        """Rows as they are on disk, of those ids that have one, in their order."""
+        ...
+
+    def pushing(self, producer: str) -> AbstractContextManager[Push]:
+        """A producer, opened: whoever pushed under its name before does no more."""
+        ...
+
     def drop(self, table: str) -> None:
         """Drop a table and its rows; UnknownTable where there is none."""
         ...
@@ -122,7 +160,7 @@ def opened(config: Path | None, url: str | None, token: str | None) -> Iterator[
         except ValueError as error:
             raise MalformedRequest(f"--url: {error}") from None
         with client:
-            yield RemoteTables(client)
+            yield RemoteTables(client, lambda: RemotePush.endpoint(url, token))
     elif config is not None:
         with EmbeddingCache.open(Settings.load(config)) as cache:
             yield LocalTables(cache)
@@ -154,6 +192,24 @@ class LocalTables:
     def importing(self, table: str, spec: TableSpec | None, version: str | None) -> AbstractContextManager[Load]:
         return self._cache.importing(table, spec, version)
 
+    def since(self) -> Since:
+        progress = self._cache.progress()
+        return Since(progress.applied, progress.history)
+
+    def changed(self, table: str, since: Since) -> Iterator[ChangedPiece]:
+        position, upto, history = since.position, None, since.history or None
+        while upto is None or position < upto:
+            told = self._cache.changed(table, position, history)
+            position, upto = told.position, told.applied if upto is None else upto
+            yield ChangedPiece(Since(position, told.history), told.ids)
+
+    def fetch(self, table: str, version: str, ids: Ids) -> tuple[Ids, Rows]:
+        page = self._cache.fetch_rows(table, ids, version)
+        return page.ids, page.rows
+
+    def pushing(self, producer: str) -> AbstractContextManager[Push]:
+        return nullcontext(LocalPush(self._cache, producer))
+
     def drop(self, table: str) -> None:
         self._cache.drop_table(table)
 
@@ -171,8 +227,10 @@ class LocalTables:
 class RemoteTables:
     """Tables of a running service."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, endpoint: Callable[[], Endpoint]) -> None:
+        """endpoint: of the service, for connections of their own."""
         self._client = client
+        self._endpoint = endpoint
 
     def list(self) -> list[TableInfo]:
         return sorted(map(_remote_info, self._client.tables()), key=lambda info: info.spec.name)
@@ -193,6 +251,21 @@ class RemoteTables:
     def importing(self, table: str, spec: TableSpec | None, version: str | None) -> AbstractContextManager[Load]:
         return self._client.importing(table, None if spec is None else spec.to_json(), version=version)
 
+    def since(self) -> Since:
+        progress = self._client.position()
+        return Since(progress["applied"], progress["history"])
+
+    def changed(self, table: str, since: Since) -> Iterator[ChangedPiece]:
+        for told in self._client.changed(table, since.position, history=since.history or None):
+            yield ChangedPiece(Since(told.position, told.history), told.ids)
+
+    def fetch(self, table: str, version: str, ids: Ids) -> tuple[Ids, Rows]:
+        page = self._client.fetch_rows(table, ids, version=version)
+        return page.ids, page.rows
+
+    def pushing(self, producer: str) -> AbstractContextManager[Push]:
+        return RemotePush(self._endpoint(), producer)
+
     def drop(self, table: str) -> None:
         self._client.drop_table(table)
 
@@ -207,7 +280,7 @@ class RemoteTables:
 def _local_info(entry: Mapping[str, Any]) -> TableInfo:
     counts = (entry[key] for key in ("rows", "rows_exact", "warm_rows", "warm_bytes", "cold_bytes"))
     info = TableInfo(TableSpec.parse(entry["spec"]), entry["label"], *counts)
-    return replace(info, state=entry["state"], follow=entry["follow"])
+    return replace(info, state=entry["state"], follow=entry["follow"], live_since=entry["live_since"])
 
 
 def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
@@ -217,8 +290,10 @@ def _remote_info(entry: Mapping[str, Any]) -> TableInfo:
         rows, exact = entry["rows"], entry["rows_exact"]
         counts = (rows, exact, warm["rows"], warm["bytes"], cold["bytes"], hot["bytes"])
         info = TableInfo(spec, entry["version"], *counts)
-        return replace(info, state=entry.get("state", "live"), follow=entry.get("follow", False))
-    except (KeyError, TypeError, MalformedRequest) as error:
+        told = {"state": entry.get("state", "live"), "follow": entry.get("follow", False)}
+        since = entry.get("live_since")
+        return replace(info, **told, live_since=None if since is None else int(since))
+    except (KeyError, TypeError, ValueError, MalformedRequest) as error:
         raise ProtocolError(
             f"the service describes its tables in a way that this release does not know: {error!r}"
         ) from None

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from embcache.cli.tables import TableInfo, Tables, existing, find
+from embcache.cli.tables import Since, TableInfo, Tables, existing, find
 from embcache.errors import DimensionMismatch, MalformedRequest
 from embcache.features import hash_values
 from embcache.spec import Dtype, TableSpec
@@ -40,11 +40,12 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a transfer did: rows, the version they are, and seconds."""
+    """What a transfer did: rows, the version they are, and seconds; of an export, from where its changes go on."""
 
     rows: int
     version: str | None
     seconds: float
+    since: Since | None = None
 
     @property
     def summary(self) -> str:
@@ -81,13 +82,18 @@ def import_file(
     feature = table if info is None else info.spec.feature_name
     names = files.Names(form.ids, form.rows, lambda words: hash_values(feature, words))
     source = files.open_table(file, form.format, names)
+    if source.changes is not None:
+        raise MalformedRequest(
+            f"{file} holds what changed of a table since a position, and an import replaces all its rows: "
+            "`embcache apply` is for such a file"
+        )
     named = None if info is None or version is None else _named(tables, info, version)
     if info is not None and version is not None and named is None and (dtype or add):
         spec: TableSpec | None = _spec_like(_fitting(info, source).spec, dtype, add)
     else:
         spec = _spec_for(named or info, table, source, dtype, add)
-    chunk = _chunk_rows(source.dim)
-    with _bar(source.count, console) as advance, tables.importing(table, spec, version) as load:
+    chunk = chunk_rows(source.dim)
+    with progress_bar(source.count, console) as advance, tables.importing(table, spec, version) as load:
         for ids, rows in source.sorted_chunks(chunk, sorting=lambda rows: advance(f"sort {file.name}", rows)):
             load.write(ids, rows)
             advance(f"import {table}", len(ids))
@@ -100,18 +106,19 @@ def export_file(tables: Tables, table: str, file: Path, form: TableFormat, conso
     Raises UnknownTable, and whatever files and tables raise.
     """
     began = time.monotonic()
+    since = tables.since()  # before the version is known: so no other one went live between the two unnoticed
     info = existing(tables, table)
     names = files.Names(form.ids, form.rows)
     done = 0
     with (
         files.TableWriter(file, info.spec.dim, info.spec.cold_dtype, form.format, names) as writer,
-        _bar(info.rows, console) as advance,
+        progress_bar(info.rows, console) as advance,
     ):
-        for ids, rows in tables.pages(table, info.version, _chunk_rows(info.spec.dim)):
+        for ids, rows in tables.pages(table, info.version, chunk_rows(info.spec.dim)):
             writer.write(ids, rows)
             done += len(ids)
             advance(f"export {table}", len(ids))
-    return Moved(done, info.version, time.monotonic() - began)
+    return Moved(done, info.version, time.monotonic() - began, since)
 
 
 def _spec_for(
@@ -147,7 +154,8 @@ def _spec_like(live: TableSpec, dtype: Dtype | None, add: bool) -> TableSpec:
     return TableSpec.parse({**live.to_json(), "dtype": dtype, "add": add or dtype == "f32" or live.add})
 
 
-def _chunk_rows(dim: int) -> int:
+def chunk_rows(dim: int) -> int:
+    """Rows that are handed on at once."""
     return max(1, CHUNK_BYTES // (4 * dim))
 
 
@@ -171,7 +179,7 @@ Advance = Callable[[str, int], None]
 
 
 @contextmanager
-def _bar(rows: int, console: Console) -> Iterator[Advance]:
+def progress_bar(rows: int, console: Console) -> Iterator[Advance]:
     """A bar for each thing that is done to all rows; where there is no terminal, a line now and then."""
     if not console.is_terminal:
         yield _Lines(rows, console).advance
