@@ -71,7 +71,9 @@ def serve(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The con
 @app.command("import")
 def import_(
     table: TableArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; an HPS model is a folder.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file; a folder of Parquet parts; an HPS model's folder.")
+    ],
     config: ConfigOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
@@ -90,9 +92,9 @@ def import_(
     """Fill a table with the rows of a file, in place of what it held. All of them, or nothing changes.
 
     With --version the rows before stay, as another version to go back to: see `embcache switch`. A table that is not
-    there is created from the file's shape. Reads .npy (row number is the ID), .npz, .safetensors, Parquet, Arrow
-    (Feather), PyTorch state dicts, HugeCTR HPS folders, and word2vec text and binary, whose words are hashed as raw
-    values of the table. IDs may come in any order.
+    there is created from the file's shape. Reads .npy (row number is the ID), .npz, .safetensors, Parquet and folders
+    of its parts as Spark writes them, Arrow (Feather), PyTorch state dicts, HugeCTR HPS folders, and word2vec text and
+    binary, whose words are hashed as raw values of the table. IDs may come in any order.
     """
     from embcache.cli.tables import opened
     from embcache.cli.transfer import TableFormat, import_file

@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC (Feather): a column of integer ids and a column of lists of floats, all of one length.
+"""Reading Parquet and Arrow IPC (Feather): a column of integer ids and a column of lists of floats, all of one length.
 
 Parquet is read batch by batch through a small buffer; its pages' checksums are verified where it has some, as those
 written here have. An Arrow file is mapped; a compressed batch of it comes into memory whole.
@@ -6,7 +6,6 @@ written here have. An Arrow file is mapped; a compressed batch of it comes into 
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from embcache_storage import files_write
 from embcache_storage.files_changes import DELETED, KEY, Changes
 from embcache_storage.files_source import (
     MAX_DIM,
@@ -30,10 +28,8 @@ from embcache_storage.files_source import (
     unreadable,
 )
 
-_INSTALL: Final = "pip install 'embcache[io]'"
+INSTALL: Final = "pip install 'embcache[io]'"
 _BUFFER_BYTES: Final = 1 << 20
-_GROUP_BYTES: Final = 32 << 20
-"""Of rows in a row group that is written."""
 _STEP: Final = 1 << 16
 
 
@@ -45,7 +41,7 @@ class _ArrowSource(Source):
     def __init__(self, path: Path, names: Names) -> None:
         self.path = path
         self.ascending = names.numbered
-        self._arrow = library("pyarrow", path, _INSTALL)
+        self._arrow = library("pyarrow", path, INSTALL)
         with path.open("rb"), self._readable():
             schema = self._schema()
             there = schema.names
@@ -95,7 +91,7 @@ class _ArrowSource(Source):
         if self.changes is None:
             yield from self._batches(columns, items)
             return
-        invert = library("pyarrow.compute", self.path, _INSTALL).invert
+        invert = library("pyarrow.compute", self.path, INSTALL).invert
         for batch in self._batches([*columns, DELETED], items):
             there = batch.filter(invert(batch.column(DELETED)))
             if there.num_rows:
@@ -134,7 +130,7 @@ class _ArrowSource(Source):
         """[n, dim] of a column of lists."""
         self._no_null(column, self._rows, start)
         if not self._arrow.types.is_fixed_size_list(column.type):
-            lengths = library("pyarrow.compute", self.path, _INSTALL).list_value_length(column).to_numpy()
+            lengths = library("pyarrow.compute", self.path, INSTALL).list_value_length(column).to_numpy()
             if not np.all(lengths == self.dim):
                 at = int(np.argmax(lengths != self.dim))
                 raise FileError(
@@ -187,30 +183,33 @@ class _ArrowSource(Source):
             yield
 
 
-class _Parquet(_ArrowSource):
+class ParquetSource(_ArrowSource):
+    """The table of a Parquet file."""
+
     form = "Parquet"
 
     def _schema(self) -> Any:
-        with self._opened() as file:
+        with opened_parquet(self.path) as file:
             return file.schema_arrow
 
     def _count(self) -> int:
-        with self._opened() as file:
+        with opened_parquet(self.path) as file:
             return int(file.metadata.num_rows)
 
     def _read(self, columns: list[str], items: int) -> Iterator[Any]:
-        with self._opened() as file:
+        with opened_parquet(self.path) as file:
             yield from file.iter_batches(batch_size=items, columns=columns, use_threads=False)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        parquet = library("pyarrow.parquet", self.path, _INSTALL)
-        with self._readable():
-            file = parquet.ParquetFile(
-                self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
-            )
-        with file:
-            yield file
+
+@contextmanager
+def opened_parquet(path: Path) -> Iterator[Any]:
+    """pyarrow's view of a Parquet file, whose damage is a FileError within the block, too."""
+    arrow, parquet = library("pyarrow", path, INSTALL), library("pyarrow.parquet", path, INSTALL)
+    with (
+        unreadable(path, arrow.ArrowException, OSError, UnicodeDecodeError, form="Parquet"),
+        parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as file,
+    ):
+        yield file
 
 
 class _Ipc(_ArrowSource):
@@ -254,86 +253,6 @@ class _Ipc(_ArrowSource):
                 yield reader
 
 
-def open_parquet(path: Path, names: Names) -> Source:
-    """The table of a Parquet file."""
-    return _Parquet(path, names)
-
-
 def open_ipc(path: Path, names: Names) -> Source:
     """The table of an Arrow IPC file (Feather 2) or stream."""
     return _Ipc(path, names)
-
-
-class _ArrowSink(files_write.Sink):
-    """A column of uint64 and a column of fixed-size lists of float32, or float16 for a table of that; of changes, a
-    column that says which are gone, and null for their rows."""
-
-    def __init__(
-        self, target: Path, work: Path, dim: int, dtype: str, names: Names, changes: Changes | None = None
-    ) -> None:
-        super().__init__(target, work, dim, dtype, names)
-        self._changes = changes
-        self._arrow = library("pyarrow", target, _INSTALL)
-        self._kept = files_write.float_dtype(dtype)
-        arrow = self._arrow
-        kind = arrow.list_(arrow.field("item", arrow.from_numpy_dtype(self._kept), nullable=False), dim)
-        fields = [] if names.numbered else [arrow.field(names.ids or "ids", arrow.uint64(), nullable=False)]
-        fields.append(arrow.field(names.rows or "rows", kind, nullable=changes is not None))
-        if changes is not None:
-            fields.append(arrow.field(DELETED, arrow.bool_(), nullable=False))
-        self._lists = kind
-        self._schema = arrow.schema(fields, None if changes is None else {KEY: changes.to_text()})
-        self._whole = work / "whole"
-        self._writer = self._opened()
-
-    def write(self, ids: U64Array, rows: npt.NDArray[np.floating[Any]]) -> None:
-        arrow = self._arrow
-        values = arrow.array(np.ascontiguousarray(rows, self._kept).reshape(-1))
-        lists = arrow.FixedSizeListArray.from_arrays(values, type=self._lists)
-        columns = [lists] if self.names.numbered else [arrow.array(ids), lists]
-        if self._changes is not None:
-            columns.append(arrow.array(np.zeros(len(ids), np.bool_)))
-        self._append(arrow.RecordBatch.from_arrays(columns, schema=self._schema))
-
-    def delete(self, ids: U64Array) -> None:
-        arrow, step = self._arrow, max(1, _GROUP_BYTES // (self._kept.itemsize * self.dim))
-        for start in range(0, len(ids), step):  # a null takes as much memory as a row, for as long
-            piece = ids[start : start + step]
-            gone = arrow.array(np.ones(len(piece), np.bool_))
-            columns = [arrow.array(piece), arrow.nulls(len(piece), self._lists), gone]
-            self._append(arrow.RecordBatch.from_arrays(columns, schema=self._schema))
-
-    def finish(self) -> Path:
-        self._writer.close()
-        with self._whole.open("rb") as file:
-            os.fsync(file.fileno())
-        return self._whole
-
-    def close(self) -> None:
-        self._writer.close()
-
-    @abstractmethod
-    def _opened(self) -> Any: ...
-
-    def _append(self, batch: Any) -> None:
-        self._writer.write_batch(batch)
-
-
-class ParquetSink(_ArrowSink):
-    """Not compressed, since floats hardly are smaller then; with a checksum for each page."""
-
-    def _opened(self) -> Any:
-        parquet = library("pyarrow.parquet", self.target, _INSTALL)
-        return parquet.ParquetWriter(
-            self._whole, self._schema, compression="none", use_dictionary=False, write_page_checksum=True
-        )
-
-    def _append(self, batch: Any) -> None:
-        self._writer.write_batch(batch, row_group_size=max(1, _GROUP_BYTES // (self._kept.itemsize * self.dim)))
-
-
-class IpcSink(_ArrowSink):
-    """An Arrow IPC file, which is Feather 2: a record batch for each piece."""
-
-    def _opened(self) -> Any:
-        return self._arrow.ipc.new_file(str(self._whole), self._schema)

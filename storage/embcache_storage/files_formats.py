@@ -45,15 +45,25 @@ FORMATS: Final = (
     Format("npy", (".npy",), "files_arrays:open_npy", "files_write:NpySink"),
     Format("npz", (".npz",), "files_arrays:open_npz", "files_write:NpzSink", changes=True),
     Format("safetensors", (".safetensors",), "files_safetensors:open_file", "files_safetensors:Sink", changes=True),
-    Format("parquet", (".parquet", ".pq"), "files_arrow:open_parquet", "files_arrow:ParquetSink", changes=True),
-    Format("arrow", (".arrow", ".feather", ".ipc"), "files_arrow:open_ipc", "files_arrow:IpcSink", changes=True),
+    Format("parquet", (".parquet", ".pq"), "files_parts:open_parquet", "files_arrow_write:ParquetSink", changes=True),
+    Format("arrow", (".arrow", ".feather", ".ipc"), "files_arrow:open_ipc", "files_arrow_write:IpcSink", changes=True),
     Format("torch", (".pt", ".pth"), "files_torch:open_file", "files_torch:Sink"),
     Format("hps", (), "files_hps:open_folder", "files_hps:Sink"),
     Format("word2vec-text", (".vec",), "files_word2vec:open_text", None, _WORDS),
     Format("word2vec-binary", (), "files_word2vec:open_binary", None, _WORDS),
 )
+_FOLDERS: Final = ("hps", "parquet")
 BY_NAME: Final = {format.name: format for format in FORMATS}
 _BY_SUFFIX: Final = {suffix: format for format in FORMATS for suffix in format.suffixes}
+
+
+PART_SUFFIXES: Final = (".parquet", ".pq")
+"""What the files of a table in parts end in."""
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """What a folder of parts holds, by name, but for what its writer keeps for itself, whose names begin with _ or ."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
 
 
 def named(name: str) -> Format:
@@ -83,14 +93,16 @@ def recognised(path: Path, format: str | None) -> Format:
     """The format of a file or folder: `format`, or what its contents show, or else its suffix. FileError, OSError."""
     if format is not None:
         chosen = named(format)
-        if path.is_dir() != (chosen.name == "hps"):
+        if path.is_dir() and chosen.name not in _FOLDERS:
             raise FileError(
-                f"{path} is {'a folder' if path.is_dir() else 'no folder'}: hps alone takes a folder, with the files "
-                "`key` and `emb_vector`"
+                f"{path} is a folder: hps takes one, with the files `key` and `emb_vector`, and parquet one of parts"
             )
+        if chosen.name == "hps" and not path.is_dir():
+            raise FileError(f"{path} is no folder: hps takes one, with the files `key` and `emb_vector`")
         return chosen
     if path.is_dir():
-        return BY_NAME["hps"]
+        parts = any(part.suffix in PART_SUFFIXES or "=" in part.name for part in parts_in(path))
+        return BY_NAME["parquet" if parts else "hps"]
     with path.open("rb") as file:
         shown = _shown(file)
     if shown is not None:

@@ -90,7 +90,7 @@ def test_pyarrow_reads_what_is_written(tmp_path: Path, name: str, dtype: str) ->
 
 
 def test_a_parquet_that_is_written_has_small_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embcache_storage.files_arrow._GROUP_BYTES", 4000)
+    monkeypatch.setattr("embcache_storage.files_arrow_write._GROUP_BYTES", 4000)
     write(tmp_path / "t.parquet", np.arange(1000, dtype=np.uint64), make_rows(1000, 10), step=90)
     groups = parquet.read_metadata(tmp_path / "t.parquet")
     assert max(groups.row_group(at).num_rows for at in range(groups.num_row_groups)) <= 100

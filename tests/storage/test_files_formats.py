@@ -145,9 +145,9 @@ def test_an_unknown_format_is_told_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"")
     with pytest.raises(FileError, match="no format 'csv'; there are npy, npz, safetensors"):
         open_table(tmp_path / "t", "csv")
-    with pytest.raises(FileError, match="no folder: hps alone"):
+    with pytest.raises(FileError, match="no folder: hps takes one"):
         open_table(tmp_path / "t", "hps")
-    with pytest.raises(FileError, match="is a folder: hps alone"):
+    with pytest.raises(FileError, match=r"is a folder: hps takes one, .* and parquet one of parts"):
         open_table(tmp_path, "npz")
 
 
