@@ -137,6 +137,8 @@ class Warm(Section):
 
     capacity: Annotated[Size, Field(ge=64 << 10)] = 2 << 30
     huge_pages: bool = True
+    keep_every_s: Annotated[Seconds, Field(ge=0)] = 60.0
+    ready_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Cold(Section):

@@ -230,6 +230,11 @@ def fetch(attachment: Attachment, view: TableView, ids: NDArray[np.uint64]) -> P
     return Pending(call, read)
 
 
+def warm_start(attachment: Attachment) -> Pending[list[dict[str, Any]]]:
+    """How far the rows are that were in memory before the owner's start, see its WarmStart.progress."""
+    return Pending(attachment.link.call("warm_start"), lambda reply: list(reply.meta["tables"]))
+
+
 def stats(attachment: Attachment) -> Pending[dict[str, Any]]:
     """The owner's counts of tables, memory and reads."""
     return Pending(attachment.link.call("stats"), lambda reply: reply.meta)

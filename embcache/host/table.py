@@ -107,6 +107,12 @@ class HostTable:
         self._check_rows(ids, rows)
         writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._notes, self._counters)
 
+    def restore(self, ids: Ids, rows: Rows, use: int) -> None:
+        """Put encoded rows u8 [n, row_bytes] in again that had so much use; none leaves for them, some may not fit."""
+        self._check_rows(ids, rows)
+        place, at, first_use = self._place, address_of(rows), np.uint8(use & eviction.MOST_USE)
+        writer.restore_rows(place, ids, at, self.row_bytes, first_use, self._notes, self._counters)
+
     def replace(self, ids: Ids, rows: Rows) -> None:
         """Write encoded rows u8 [n, row_bytes] over those that are here. Ids that are not stay out, unmarked."""
         self._check_rows(ids, rows)

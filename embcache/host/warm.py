@@ -46,6 +46,7 @@ def warm_writer() -> None:
     held = tables.get(version)
     assert held is not None
     held.table.insert(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
+    held.table.restore(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8), 0)
     held.table.replace(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
     held.table.read(_IDS)
     held.table.mark_absent(_IDS)

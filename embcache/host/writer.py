@@ -247,8 +247,8 @@ def _evict(region, index, way, notes, counters):
 
 
 @kernel
-def _place_for(region, first, second, notes, counters):
-    """A way for a new id: a free one, one that a row can be moved out of, else that of a row which leaves for it."""
+def _room_for(region, first, second, notes, counters):
+    """A way for a new id that no row has to leave: a free one, or one that a row can be moved out of; 7 for none."""
     for index in (first, second):
         way = _free_way(_head(region, index))
         if way < WAYS:
@@ -258,14 +258,25 @@ def _place_for(region, first, second, notes, counters):
             way = _make_room(region, index, notes)
             if way < WAYS:
                 return index, way
-    index, way = choose_victim(notes, first, second, counters)
-    _evict(region, index, way, notes, counters)
+    return first, np.int64(WAYS)
+
+
+@kernel
+def _place_for(region, first, second, notes, counters):
+    """A way for a new id: one that no row has to leave, else that of a row which leaves for it."""
+    index, way = _room_for(region, first, second, notes, counters)
+    if way == WAYS:
+        index, way = choose_victim(notes, first, second, counters)
+        _evict(region, index, way, notes, counters)
     return index, way
 
 
 @kernel
-def _insert(region, key, row, notes, counters):
-    """Put one row in, over its older self if there is one; -> where it came as a new one: (set index, way or 7)."""
+def _insert(region, key, row, displace, notes, counters):
+    """Put one row in, over its older self if there is one; -> where it came as a new one: (set index, way or 7).
+
+    displace: whether another row leaves for it; else it stays out where there is no room.
+    """
     # The mark goes first: in between the id is unknown, which sends readers to the owner.
     if _unmark(region, key):
         counters[UNMARKED] += 1
@@ -275,8 +286,13 @@ def _insert(region, key, row, notes, counters):
         counters[REPLACED] += 1
         return index, np.int64(WAYS)
     h = hash_id(key)
-    first = set_of(h, FIRST, region[1])
-    index, way = _place_for(region, first, set_of(h, SECOND, region[1]), notes, counters)
+    first, second = set_of(h, FIRST, region[1]), set_of(h, SECOND, region[1])
+    if displace:
+        index, way = _place_for(region, first, second, notes, counters)
+    else:
+        index, way = _room_for(region, first, second, notes, counters)
+        if way == WAYS:
+            return index, way
     _put(region, index, way, key, row)
     if index != first:
         _change_spill(_head(region, first), 1)
@@ -303,10 +319,25 @@ def insert_rows(region, ids, rows, row_stride, notes, counters):
             _ask_for_sets(region, ids[i + AHEAD], notes)
         h = hash_id(ids[i])
         again = came_back(notes, set_of(h, FIRST, region[1]), h)  # before another id takes the ghost's place
-        index, way = _insert(region, ids[i], rows + i * row_stride, notes, counters)
+        index, way = _insert(region, ids[i], rows + i * row_stride, True, notes, counters)
         if way < WAYS:
             counters[CLOCK] += 1
             note_row(notes, index, way, MAIN if again else np.uint8(0), 0, counters)
+
+
+@kernel
+def restore_rows(region, ids, rows, row_stride, use, notes, counters):
+    """Put rows in that were in use so much, up to MOST_USE, as `insert_rows` does, but for those without room.
+
+    All of them are as old: none has come before another. One that was hit at all is of the main queue, since the small
+    one is for rows of which nothing is known.
+    """
+    for i in range(ids.shape[0]):
+        if i + AHEAD < ids.shape[0]:
+            _ask_for_sets(region, ids[i + AHEAD], notes)
+        index, way = _insert(region, ids[i], rows + i * row_stride, False, notes, counters)
+        if way < WAYS:
+            note_row(notes, index, way, np.uint8(use | MAIN) if use > 0 else np.uint8(0), 0, counters)
 
 
 @kernel
@@ -395,7 +426,7 @@ def move_sets(old, new, begin, end, old_notes, old_counters, notes, counters):
         while held != np.uint64(0):
             way = np.int64(lowest_bit(held) - 1)
             held = np.uint64(held & np.uint64(held - np.uint64(1)))
-            there, place = _insert(new, _key(old, index, way), _row(old, index, way), notes, counters)
+            there, place = _insert(new, _key(old, index, way), _row(old, index, way), True, notes, counters)
             if place < WAYS:
                 age = age_elsewhere(old_notes, index, way, old_counters, scale)
                 note_row(notes, there, place, use_of(old_notes, index, way), age, counters)

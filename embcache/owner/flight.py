@@ -23,15 +23,16 @@ class Batch:
     """Ids u64 [n] of one version that one store read fetches, in the order in which they were asked for.
 
     `spec` is the table's: rows on disk may be wider, see TableSpec.cold_dtype. `began` is the applied position when the
-    read began. `landed` is done when `rows` u8 [n, row_bytes] and `state`
+    read began. `use`: see reads.Part. `landed` is done when `rows` u8 [n, row_bytes] and `state`
     u8 [n] are there, or `error`.
     """
 
-    def __init__(self, version: int, spec: TableSpec, ids: Ids, began: int) -> None:
+    def __init__(self, version: int, spec: TableSpec, ids: Ids, began: int, use: int | None = None) -> None:
         self.version = version
         self.spec = spec
         self.ids = ids
         self.began = began
+        self.use = use
         self.landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.rows: Rows = np.empty((0, spec.row_bytes), np.uint8)
         self.state: Rows = np.empty(0, np.uint8)

@@ -39,6 +39,7 @@ class Operations:
         self._reads = parts.reads
         self._imports = parts.imports
         self._intake = parts.intake
+        self._warm_start = parts.warm_start
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
         versions = VersionCalls(parts)
@@ -59,6 +60,7 @@ class Operations:
             "changed": changed.changed,
             "fetch": changed.fetch,
             "stats": self.stats,
+            "warm_start": self.warm_start,
             "producer": updates.producer,
             "open_producer": updates.open_producer,
             "update": updates.update,
@@ -178,6 +180,10 @@ class Operations:
     async def stats(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{} -> {"tables": [...], "memory": {...}, "owner": {...}}, see stats.py."""
         return await self._stats.collect(), ()
+
+    async def warm_start(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{} -> {"tables": [...]}, see WarmStart.progress."""
+        return {"tables": self._warm_start.progress()}, ()
 
 
 def _ids(payload: memoryview, n: int) -> Ids:

@@ -28,6 +28,8 @@ from embcache.owner.stats import Stats
 from embcache.owner.sweeper import Sweeper
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
+from embcache.owner.warm_keep import WarmKeep
+from embcache.owner.warm_start import WarmStart
 from embcache.spec import TableSpec
 from embcache_storage.store import RowStore
 
@@ -53,7 +55,10 @@ class Owner:
         intake = Intake(store, threads, tiers, settings.updates, self.stuck.set)
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
         self._lineage = Lineage.here(store.identity, settings.updates.durability == "interval")
-        self.parts = Parts(store, threads, memory, tables, reads, imports, intake, feeds)
+        folder, every_s = settings.cold.path, settings.warm.keep_every_s
+        start = WarmStart(folder, threads, memory, reads, tables)
+        self._keep = WarmKeep(folder, every_s, threads, memory, tables, start)
+        self.parts = Parts(store, threads, memory, tables, reads, imports, intake, feeds, start)
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
         self._operations = Operations(self.parts, stats)
@@ -68,7 +73,11 @@ class Owner:
         await parts.tables.load(self._lineage)
         await parts.intake.start()
         await parts.tables.open(declared)
-        watched = (self.rings, parts.imports, parts.memory, parts.tables, parts.feeds, self._sweeper)
+        self._keep.begin()
+        watched = (
+            *(self.rings, parts.imports, parts.memory, parts.tables, parts.feeds),
+            *(self._sweeper, self._keep),
+        )
         watches = [each.watch() for each in watched]
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
         self.server.start()
@@ -82,6 +91,7 @@ class Owner:
             watch.cancel()
         if self._watches:
             await asyncio.wait(self._watches)
+        await self._keep.close()
         parts = self.parts
         await parts.imports.abort_all()
         if await parts.intake.stop(min(grace_s, _APPLY_S)):

@@ -11,6 +11,7 @@ from embcache.owner.memory import Memory
 from embcache.owner.reads import Reads
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads
+from embcache.owner.warm_start import WarmStart
 from embcache_storage.store import RowStore
 
 
@@ -26,3 +27,4 @@ class Parts:
     imports: Imports
     intake: Intake
     feeds: Feeds
+    warm_start: WarmStart

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,8 @@ class Region(Protocol):
 
     def insert(self, ids: Ids, rows: Rows) -> None: ...
 
+    def restore(self, ids: Ids, rows: Rows, use: int) -> None: ...
+
     def mark_absent(self, ids: Ids) -> None: ...
 
 
@@ -61,11 +63,15 @@ _Flight = tuple[Batch, Region | None]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a request asks of one version: rows of ids u64 [n], any order, repeats allowed."""
+    """What a request asks of one version: rows of ids u64 [n], any order, repeats allowed.
+
+    use: for rows that were in memory once, how much they were in use; they push out none that are there.
+    """
 
     version: int
     row_bytes: int
     ids: Ids
+    use: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -110,6 +116,11 @@ class Reads:
         self._pending_reads = 0
         self.rows_read = 0
         self.rows_joined = 0
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody waits for rows."""
+        return self._pending_reads > 0
 
     async def read(self, parts: Sequence[Part]) -> list[Answer]:
         """State and rows of each part. Overloaded when too much is asked already; a StoreError of its own reads."""
@@ -174,7 +185,7 @@ class Reads:
         self.rows_joined += len(piece.ids) - left.size
         if left.size:
             ids = piece.ids[left] if shares else piece.ids
-            batch = Batch(piece.version, known.spec, ids, began=self._position())
+            batch = Batch(piece.version, known.spec, ids, began=self._position(), use=piece.use)
             flying.append(batch)
             new.append((batch, self._region(piece.version)))
             shares.append(_Share(batch, left, None))
@@ -262,12 +273,19 @@ def _promote(region: Region, batch: Batch) -> None:
     if batch.overtaken is not None:
         found, absent = found & ~batch.overtaken, absent & ~batch.overtaken
     if found.all():
-        region.insert(batch.ids, batch.rows)
+        _put(region, batch.ids, batch.rows, batch.use)
         return
     if found.any():
-        region.insert(batch.ids[found], batch.rows[found])
+        _put(region, batch.ids[found], batch.rows[found], batch.use)
     if absent.any():
         region.mark_absent(batch.ids[absent])
+
+
+def _put(region: Region, ids: Ids, rows: Rows, use: int | None) -> None:
+    if use is None:
+        region.insert(ids, rows)
+    else:
+        region.restore(ids, rows, use)
 
 
 def _jobs(new: Sequence[_Flight]) -> Iterator[list[_Flight]]:
@@ -291,7 +309,7 @@ def _waves(parts: Sequence[Part]) -> Iterator[list[tuple[int, Part]]]:
     for index, part in enumerate(parts):
         step = max(1, min(PIECE_IDS, PIECE_BYTES // part.row_bytes))
         for begin in range(0, len(part.ids), step):
-            piece = Part(part.version, part.row_bytes, part.ids[begin : begin + step])
+            piece = replace(part, ids=part.ids[begin : begin + step])
             wave.append((index, piece))
             nbytes += piece.nbytes
             if nbytes >= WAVE_BYTES:

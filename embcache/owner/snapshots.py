@@ -1,6 +1,7 @@
 """Snapshots of a data folder, and putting one back: on files alone, in an errand's process.
 
-A snapshot is a data folder: `rocksdb/` as everywhere, and `snapshot.json`, which says what it is. It is made under
+A snapshot is a data folder: `rocksdb/` as everywhere, the lists of what was in memory (kept_ids.py), and
+`snapshot.json`, which says what it is. It is made under
 hidden names and renamed when it is whole and on the disk. It may be taken of a folder in use (rocks_checkpoint.py).
 
 Putting one back exchanges two folders in one step, so that there is the old data or the new at any time:
@@ -13,6 +14,7 @@ What a crash leaves under `.restoring-*` is new, and removed, where it has a MAR
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -28,7 +30,7 @@ from typing import Any, Final
 
 from embcache.config import Cold
 from embcache.errors import ConfigError, Conflict, StorageCorrupt
-from embcache.owner import audit, lineage
+from embcache.owner import audit, kept_ids, lineage
 from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY, Catalogue
 from embcache.owner.errands import Tell
@@ -64,6 +66,7 @@ def take(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         hidden.mkdir()
         tell("move", 0, 0)
         rocks_checkpoint.move(staged, hidden / "rocksdb", tell)
+        kept_ids.copy(cold.path, hidden)
         files, nbytes = rocks_checkpoint.size_of(hidden)
         about |= {"bytes": nbytes, "files": files}
         (hidden / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
@@ -117,6 +120,8 @@ def restore(cold: Cold, order: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             raise
         tell("exchange", 0, 0)
         kept = _exchange(place, staged, tell)
+        with contextlib.suppress(OSError):  # without lists it begins cold, and the rows are in their place by now
+            kept_ids.copy(source.parent, place)
     told = {"position": position, "rows": found["rows"], "findings": len(found["findings"])}
     return {**told, "kept": None if kept is None else str(kept)}
 

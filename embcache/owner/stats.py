@@ -23,10 +23,11 @@ class Stats:
 
     async def collect(self) -> dict[str, Any]:
         """{"tables": [{"table", "label", "number", "live", "state", "follow", "live_since", "spec", "rows",
-        "cold_bytes", "warm_...": ...}], "memory", "owner"}, an entry for each version.
+        "cold_bytes", "warm_...": ..., "start_...": ...}], "memory", "owner"}, an entry for each version.
 
         `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
-        the arena; `memory` is bytes by use; `updates` is positions, what waits, and counts since the owner started.
+        the arena, `start_...` see warm_start.py; `memory` is bytes by use; `updates` is positions, what waits, and
+        counts since the owner started.
         """
         store = await self._parts.threads.bulk(self._parts.store.memory)
         sizes = await self._sizes()
@@ -60,6 +61,7 @@ class Stats:
             "rows_exact": self._parts.store.is_counted(version.number),
             "cold_bytes": cold_bytes,
             **_named("warm", self._parts.memory.stats(version.number)),
+            **_named("start", self._parts.warm_start.counts(version.number)),
         }
 
     def _updates(self) -> dict[str, Any]:

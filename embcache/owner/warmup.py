@@ -12,31 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embcache.errors import Overloaded
-from embcache.host.eviction import MAIN, MOST_USE
+from embcache.host.eviction import MAIN
 from embcache.host.tables import FILL
+from embcache.owner.by_use import InUse, by_use
 from embcache.owner.flight import Ids
-from embcache.owner.memory import Memory, breathe
+from embcache.owner.memory import Memory
 from embcache.owner.reads import Part, Reads
 from embcache.owner.tables import Move, Tables
 from embcache.owner.threads import log
 
 PIECE_IDS = 1024
 PIECE_BYTES = 1 << 20  # of rows
-LIST_SETS = 4096  # whose ids are listed in one step of the loop
 _LEAST_PAUSE_S = 0.001
 _OVERLOADED_S = 0.05
-
-# Ids u64 [n], and how much their rows are in use, u8 [n] (host/table.py).
-InUse = tuple[Ids, NDArray[np.uint8]]
 
 
 @dataclass(slots=True)
@@ -68,7 +64,7 @@ class WarmUp:
         warming = [Warming(move) for move in moves]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                listed = [await self._by_use(each.move.before.number) for each in warming]
+                listed = [(await by_use(self._memory, each.move.before.number)).joined() for each in warming]
                 self._tables.make_room(moves)
                 await self._memory.settled()
                 for each, ids in zip(warming, listed, strict=True):
@@ -76,16 +72,6 @@ class WarmUp:
                 await self._bring_all(warming)
         self._tables.make_room(moves)  # also where there was no time
         return warming
-
-    async def _by_use(self, version: int) -> InUse:
-        """The ids that a version has in memory, those of most use first."""
-        by_use: list[list[Ids]] = [[] for _ in range(int(MOST_USE) + 1)]
-        async for ids, use in self._held(version):
-            for count, some in enumerate(by_use):
-                some.append(ids[use == count])
-        counts = [sum(map(len, some)) for some in by_use]
-        use = np.repeat(np.arange(len(by_use), dtype=np.uint8), counts)[::-1].copy()
-        return np.concatenate([np.empty(0, np.uint64), *itertools.chain(*reversed(by_use))]), use
 
     def _line_up(self, warming: Warming, held: InUse) -> None:
         """As many of the first ids as find room, in pieces."""
@@ -96,16 +82,6 @@ class WarmUp:
         step = max(1, min(PIECE_IDS, PIECE_BYTES // warming.move.after.row_bytes))
         pieces = [slice(begin, begin + step) for begin in range(0, len(ids), step)]
         warming.line = deque((ids[piece], use[piece]) for piece in pieces)
-
-    async def _held(self, version: int) -> AsyncIterator[InUse]:
-        """The ids that a version has in memory, with their use, a slice of its sets at a time."""
-        first = self._memory.tables.get(version)
-        for begin in range(0, first.table.region.sets if first else 0, LIST_SETS):
-            held = self._memory.tables.get(version)
-            if held is None or first is None or held.table is not first.table:
-                return  # it was given another region: what is listed is good enough
-            yield held.table.held(begin, LIST_SETS)
-            await breathe()
 
     async def _bring_all(self, warming: Sequence[Warming]) -> None:
         loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from embcache.service.bodies import read_body
 from embcache.service.data import LookupEndpoint
 from embcache.service.reader import Reader
 from embcache.service.updates import UpdatesEndpoint
+from embcache.service.warm_gate import WarmGate
 from embcache_client.wire import MEDIA_TYPE
 
 MAX_JSON_BYTES = 4 << 20  # a spec with a constant default row of 65,536 numbers takes half of that
@@ -35,6 +36,7 @@ class Service:
     blocks: Sequence[memoryview]
     lookups: LookupEndpoint
     updates: UpdatesEndpoint
+    warm_gate: WarmGate
 
     @classmethod
     def of(cls, settings: Settings, blocks: Sequence[memoryview], index: int) -> Service:
@@ -42,7 +44,8 @@ class Service:
         reader, doorkeeper, counters = Reader(settings.cold.path), Doorkeeper(settings.token), Counters(blocks[index])
         lookups = LookupEndpoint(reader, settings.server, doorkeeper, counters)
         updates = UpdatesEndpoint(reader, settings.server, doorkeeper, counters)
-        return cls(settings, reader, doorkeeper, counters, blocks, lookups, updates)
+        gate = WarmGate(settings.warm.ready_share)
+        return cls(settings, reader, doorkeeper, counters, blocks, lookups, updates, gate)
 
 
 def service_of(request: Request) -> Service:

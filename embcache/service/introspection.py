@@ -30,8 +30,10 @@ async def alive() -> dict[str, bool]:
 
 @router.get("/readyz")
 async def ready(service: TheService) -> dict[str, Any]:
-    """200 when lookups will be served, else 503 with what is missing. `hot`: whether a GPU helps, and why not."""
+    """200 when lookups will be served, and so many rows are in memory again as `warm.ready_share` says, else 503 with
+    what is missing. `hot`: whether a GPU helps, and why not."""
     service.reader.check()
+    await service.warm_gate.check(service.reader.cache().ready_attachment())
     hot = service.reader.hot
     state = hot.state if isinstance(hot, HotTier) else hot
     return {"ready": True, "hot": state._asdict()}
@@ -127,6 +129,11 @@ def _table_gauges(tables: list[dict[str, Any]]) -> Iterator[Gauge]:
         by_tier("warm_rows", "rows"),
     )
     yield Gauge("table_bytes", "Bytes of a table in a tier", ("table", "tier"), by_tier("warm_bytes", "cold_bytes"))
+    start = _summed(
+        ((table["table"], of), table[f"start_{of}"]) for table in tables for of in ("kept", "wanted", "back")
+    )
+    what = "Rows of the last owner's memory: kept, those that can come back, and those that did"
+    yield Gauge("warm_start_rows", what, ("table", "of"), start)
     evicted = _summed(((table["table"],), table["warm_evicted"]) for table in tables)
     yield Gauge("table_evicted_rows", "Rows that others pushed out of the warm tier", ("table",), evicted)
 

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embcache.host.arena import Arena
+from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
 from embcache.host.tables import HostTables, NoRoomError, region_bytes
 from tests.host.reader import Reader
@@ -129,6 +130,31 @@ def test_rows_in_use_stay_while_rows_seen_once_pass_through() -> None:
     held.table.insert(passing, rows_of(passing, 64))
     _, _, left = reader.lookup(held, used)
     assert left.size < used.size * 0.1
+    held.table.check()
+
+
+def test_rows_that_come_back_take_free_places_alone_and_bring_their_use() -> None:
+    tables = HostTables(Arena.create(1 << 22))
+    held = tables.add(1, 64, 1 << 18)
+    slots = held.table.region.slots
+    some, others = np.split(np.setdiff1d(random_ids(3 * slots, seed=4), EDGE_IDS), [slots // 2])
+    held.table.mark_absent(some[:9])
+    held.table.restore(some, rows_of(some, 64), 2)
+    ids, use = held.table.held(0, held.table.region.sets)
+    assert set(ids.tolist()) == set(some.tolist())
+    assert (use == 2 | MAIN).all()
+    held.table.insert(some[:5], rows_of(some[:5], 64))
+    held.table.restore(some[:9], rows_of(some[:9], 64, salt=1), 1)
+    ids, use = held.table.held(0, held.table.region.sets)
+    assert (use == 2 | MAIN).all(), "what is there keeps the use that it has"
+    held.table.restore(others, rows_of(others, 64), 3)
+    assert held.table.stats().evicted == 0
+    assert slots * 0.95 < len(held.table) <= slots
+    found, status, left = Reader(tables.arena).lookup(held, some)
+    assert not left.size
+    assert (status == WARM).all()
+    np.testing.assert_array_equal(found[9:], rows_of(some[9:], 64))
+    np.testing.assert_array_equal(found[:9], rows_of(some[:9], 64, salt=1))
     held.table.check()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from embcache.config import Cold, Settings, Updates
+from embcache.config import Cold, Settings, Updates, Warm
 from embcache.config import Owner as OwnerSection
 from embcache.host.arena import Arena
 from embcache.local.link import Link, Reply
@@ -42,13 +42,18 @@ class OwnerThread:
         declared: Sequence[TableSpec] = (),
         import_idle_s: float = 600.0,
         updates: Updates | None = None,
+        warm: Warm | None = None,
     ) -> None:
         self.folder = folder
-        self.arena = Arena.create(CAPACITY)
+        warm = warm or Warm(capacity=CAPACITY)
+        self.arena = Arena.create(warm.capacity)
         self._declared = declared
         self._store = store
         self._settings = Settings(
-            cold=Cold(path=folder), owner=OwnerSection(import_idle_s=import_idle_s), updates=updates or Updates()
+            cold=Cold(path=folder),
+            owner=OwnerSection(import_idle_s=import_idle_s),
+            updates=updates or Updates(),
+            warm=warm,
         )
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
