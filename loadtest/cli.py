@@ -1,4 +1,4 @@
-"""The command line: run, search, report, train, compare, docs, demo and faults."""
+"""The command line: run, search, report, train, criteo, policies, compare, docs, demo and faults."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from loadtest.criteo import add_criteo
 from loadtest.load.commands import add_commands
+from loadtest.policies.command import add_policies
 from loadtest.slices import DEFAULT_ROUNDS
 from loadtest.train.command import add_train
 
@@ -131,3 +132,4 @@ def _failures_said(console: Console) -> Iterator[None]:
 add_commands(app, _failures_said)
 add_train(app, _failures_said)
 add_criteo(app, _failures_said)
+add_policies(app, _failures_said)

@@ -43,19 +43,20 @@ def region_bytes(row_bytes: int, rows: int) -> int:
     """Bytes that a region needs in which `rows` rows find a place."""
     slots = rows / FILL + 4 * rows**0.5  # the fewer sets there are, the more unevenly they fill
     sets = max(LEAST_SETS, math.ceil(slots / layout.WAYS))
-    return _region_size(row_bytes, sets)
+    return region_bytes_of(row_bytes, sets)
 
 
 def least_bytes(row_bytes: int) -> int:
     """Bytes of the smallest region that rows of so many bytes can have."""
-    return _region_size(row_bytes, LEAST_SETS)
+    return region_bytes_of(row_bytes, LEAST_SETS)
 
 
 def _absent_sets(sets: int, stride: int) -> int:
     return max(LEAST_SETS, layout.slots_of(sets, stride) // _ABSENT_SHARE // layout.SET_BYTES)
 
 
-def _region_size(row_bytes: int, sets: int) -> int:
+def region_bytes_of(row_bytes: int, sets: int) -> int:
+    """Bytes of a region of so many sets."""
     stride = layout.stride_of(row_bytes)
     absent = _absent_sets(sets, stride) * layout.SET_BYTES
     size = sets * layout.SET_BYTES + layout.slots_of(sets, stride) + absent
@@ -65,7 +66,7 @@ def _region_size(row_bytes: int, sets: int) -> int:
 def _sets_within(row_bytes: int, size: int) -> int:
     slots = layout.WAYS * layout.stride_of(row_bytes)
     sets = int(size / (layout.SET_BYTES + slots + slots / _ABSENT_SHARE))
-    while sets > LEAST_SETS and _region_size(row_bytes, sets) > size:
+    while sets > LEAST_SETS and region_bytes_of(row_bytes, sets) > size:
         sets -= 1
     return max(LEAST_SETS, sets)
 
@@ -132,7 +133,7 @@ class HostTables:
 
     def _new_table(self, row_bytes: int, size: int) -> HostTable:
         sets = _sets_within(row_bytes, size)
-        size = _region_size(row_bytes, sets)
+        size = region_bytes_of(row_bytes, sets)
         region = Region(self._find_space(size), size, sets, row_bytes, _absent_sets(sets, layout.stride_of(row_bytes)))
         self._taken[region.begin] = region.size
         self.huge.want(region.begin, region.size)

@@ -34,7 +34,7 @@ def comparison(first: tuple[str, Report], second: tuple[str, Report]) -> str:
         if report["kind"] == "run":
             body += [_warning(f"{name}: {line}") for line in remarks(report) if line.startswith("NOT ")]
     header = ("figure", first[0], second[0], "second / first")
-    body.append(_table(header, difference(first[1], second[1])))
+    body.append(table_of(header, difference(first[1], second[1])))
     plots = search_plots(runs) if first[1]["kind"] == "search" else run_plots(runs)
     body += ["<h2>Plots</h2>", _plots([drawn(plot) for plot in plots])]
     for name, report in runs:
@@ -50,7 +50,7 @@ def _run_page(report: Report) -> str:
     body += ["<h2>Times in ms</h2>", _times_table(report), "<h2>Whether it counts</h2>", _checks(report)]
     if report["result"]["error_codes"]:
         rows = [(code, f"{count:,}") for code, count in report["result"]["error_codes"].items()]
-        body += ["<h2>Errors by code</h2>", _table(("code", "requests"), rows)]
+        body += ["<h2>Errors by code</h2>", table_of(("code", "requests"), rows)]
     return whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
 
 
@@ -61,7 +61,7 @@ def _search_page(report: Report) -> str:
     body += ["<h2>Plots</h2>", _plots([drawn(plot) for plot in search_plots(_alone(report))])]
     header = ("rate", "for", "answered/s", "in time/s", "p50 ms", "p99 ms", "errors", "not sent", *_STEP_ENDS)
     steps = [*report["steps"], *report["overload"]]
-    body += ["<h2>All steps, in order</h2>", _table(header, [_step_row(step) for step in steps])]
+    body += ["<h2>All steps, in order</h2>", table_of(header, [_step_row(step) for step in steps])]
     return whole(title, [*body, "<h2>How it was made</h2>", *_facts(report)])
 
 
@@ -139,7 +139,7 @@ def _times_table(report: Report) -> str:
         for what, times in named
         if times is not None
     ]
-    return _table(("times", *_COLUMNS), rows)
+    return table_of(("times", *_COLUMNS), rows)
 
 
 def _checks(report: Report) -> str:
@@ -153,7 +153,7 @@ def _checks(report: Report) -> str:
     if service["counted"] is not None:
         said = f"{service['counted']['lookups']:,} by the service, {service['answered_lookups']:,} answered here"
     rows.append(("lookups, warm-up included", {True: "yes", False: "NO", None: "-"}[service["agree"]], said))
-    return _table(("check", "fine", "what was seen"), rows, "facts")
+    return table_of(("check", "fine", "what was seen"), rows, "facts")
 
 
 def _facts(report: Report) -> list[str]:
@@ -166,7 +166,7 @@ def _facts(report: Report) -> list[str]:
     rows.append(("tables", ", ".join(f"{table['name']} ({table['rows']:,} x {table['dim']})" for table in tables)))
     rows += [(f"target: {name}", _said(value)) for name, value in report["target"].items()]
     rows += [*report["machine"].items(), *report["versions"].items()]
-    return [f"<pre>{escape(report['command'])}</pre>", _table(("what", "which"), rows, "facts")]
+    return [f"<pre>{escape(report['command'])}</pre>", table_of(("what", "which"), rows, "facts")]
 
 
 def _said(value: Any) -> str:
@@ -177,7 +177,8 @@ def _said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+def table_of(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table as HTML. kind: its class."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

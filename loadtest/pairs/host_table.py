@@ -59,8 +59,8 @@ class Reader:
         self.rows = on_lines(count, dim)  # as a reply's rows are
         self.status = np.zeros(count, np.uint8)
         self._table = table
-        self._ring = private_ring()
-        self._ring_address = self._ring.address
+        self.ring = private_ring()
+        self._ring_address = self.ring.address
         self._default: NDArray[Any] = np.zeros(dim, np.float32)
         self._misses = np.zeros(count, np.int32)
         self._tick = 0

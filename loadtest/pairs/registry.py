@@ -15,6 +15,7 @@ from loadtest.pairs import (
     http_sockets,
     lookup_while_updating,
     memory,
+    policy,
     startup,
     update_apply,
     update_durable,
@@ -46,6 +47,8 @@ ALL: tuple[Pair, ...] = (
     update_apply.PAIR,
     version_switch.PAIR,
     memory.PAIR,
+    policy.POLICY,
+    policy.COST,
     startup.WARM,
     startup.FIRST,
 )

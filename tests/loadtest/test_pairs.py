@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +27,7 @@ from loadtest.pairs import (
     http_sockets,
     lookup_while_updating,
     memory,
+    policy,
     startup,
     update_apply,
     update_durable,
@@ -40,6 +43,7 @@ from loadtest.pairs.host_table import BareTable, Reader, held_ids
 from loadtest.pairs.producers import Producer
 from loadtest.peers.blocking_sockets import Exchange
 from loadtest.peers.redis_server import redis_with_rows
+from loadtest.policies.accesses import made
 from loadtest.replay import RowsDiffer
 from loadtest.workloads import random_ids, rows_from_ids
 
@@ -145,6 +149,25 @@ def test_warm_lookup_of_wrong_rows_is_not_measured(monkeypatch: pytest.MonkeyPat
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measured(monkeypatch, memory, SIZE=4 << 20)
     assert outcome.theirs.median < outcome.ours.median <= 1.15 * outcome.theirs.median
+
+
+def test_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATA", str(tmp_path))
+    monkeypatch.setattr(policy, "made", partial(made, accesses=5000, ids=2000))
+    outcome = measured(monkeypatch, policy, policy.POLICY)
+    assert "scarab_recs_trace.npz is not there" in outcome.absent
+    ids = np.random.default_rng(1).zipf(1.2, 20_000) % 2000
+    np.savez(tmp_path / policy.TRACE, ids=ids.astype(np.uint64))
+    outcome = measured(monkeypatch, policy, policy.POLICY)
+    if "libcachesim" in outcome.absent:
+        pytest.skip(f"our side ran; {outcome.absent}")
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 1
+    assert 0.9 < outcome.ours.median / outcome.theirs.median < 1.3
+
+
+def test_policy_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, policy, policy.COST, ROWS=20_000, CALLS_A_SLICE=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
 
 
 def test_cold_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
