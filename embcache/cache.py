@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache import tablecalls, updatecalls
+from embcache import quarantinecalls, tablecalls, updatecalls
 from embcache.answers import Terms, deadline_after, on_device, on_host
 from embcache.attachment import Attachment
 from embcache.config import Hot, Settings
@@ -318,6 +318,23 @@ class EmbeddingCache:
         """
         pending = updatecalls.push(self.attached(), producer, epoch, seq, changes, mark, applied_within_s)
         return pending.result()
+
+    def quarantine(self, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Batches that were over their table's max_norm and are set aside, the oldest behind position `after` first:
+        {"count", "bytes", "batches": [...], "next"}; go on after `next`, until it is None."""
+        return quarantinecalls.page(self.attached(), after, limit).result()
+
+    def quarantined(self, position: int) -> dict[str, Any]:
+        """One of them, and in "changes" how many rows a release would leave alone; UnknownTable where none is there."""
+        return quarantinecalls.show(self.attached(), position).result()
+
+    def release(self, position: int) -> dict[str, Any]:
+        """Apply one after all, but for rows of which there is something newer -> {"position", "rows", "skipped"}."""
+        return quarantinecalls.release(self.attached(), position).result()
+
+    def drop_quarantined(self, position: int) -> None:
+        """Forget one for good."""
+        quarantinecalls.drop(self.attached(), position).result()
 
     # --- for the service -----------------------------------------------------------------------------------------
 

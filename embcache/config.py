@@ -100,6 +100,7 @@ class Updates(Section):
     sync_interval_s: Annotated[float, Field(gt=0, le=60)] = 0.1
     producer_age_s: Annotated[float, Field(gt=0, le=1e9)] = 30 * 86400.0
     sweep_every_s: Annotated[float, Field(gt=0, le=1e9)] = 60.0
+    quarantine_bytes: Annotated[Size, Field(ge=1 << 20)] = 256 << 20
 
 
 class Owner(Section):

@@ -66,6 +66,7 @@ class TableSpec(_Frozen):
     add: the table takes `add`, and keeps f32 on disk for it, whatever its dtype: small sums are lost in narrower rows.
     ttl_s: rows expire, unless a change says otherwise so many seconds after they were assigned, of 0 never; None: rows
     of this table cannot expire, and take 8 bytes less each.
+    max_norm: a batch of updates that leaves a row with a greater L2 norm is set aside, see docs/protocol.md.
     """
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -75,6 +76,7 @@ class TableSpec(_Frozen):
     feature: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     add: bool = True
     ttl_s: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
+    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod

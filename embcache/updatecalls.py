@@ -47,7 +47,8 @@ class Change:
 class Producer:
     """How far a producer has come: its next batch is `last_seq` + 1, `mark` what the last one carried.
 
-    `last_epoch` is the epoch under which that one was accepted, 0 where there is none.
+    `last_epoch` is the epoch under which that one was accepted, 0 where there is none. `quarantined`: positions of its
+    newest batches that are set aside, ascending, of `quarantined_count` in all.
     """
 
     epoch: int
@@ -56,13 +57,16 @@ class Producer:
     mark: bytes
     position: int
     history: str
+    quarantined: list[int]
+    quarantined_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """A batch that was accepted at `position`, now or, if a duplicate, before.
 
-    It is durable once `durable` has reached its position, and seen by every lookup once `applied` has.
+    It is durable once `durable` has reached its position, and seen by every lookup once `applied` has, unless it was
+    set aside: see Producer for `quarantined`.
     """
 
     position: int
@@ -70,6 +74,8 @@ class Pushed:
     durable: int
     applied: int
     history: str
+    quarantined: list[int]
+    quarantined_count: int
 
 
 @dataclass(frozen=True, slots=True)

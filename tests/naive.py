@@ -80,6 +80,7 @@ class NaiveTable:
         add: bool = False,
         follow: bool = False,
         ttl_s: int | None = None,
+        max_norm: float | None = None,
     ) -> None:
         self.dim = dim
         self.dtype = dtype
@@ -87,6 +88,7 @@ class NaiveTable:
         self.cold = "f32" if add else dtype
         self.follow = follow
         self.ttl_s = ttl_s
+        self.max_norm = max_norm
         self.rows: dict[int, Row] = {}
         self.expiries: dict[int, int] = {}  # of the rows that do expire
 
@@ -100,8 +102,12 @@ class NaiveTable:
 
     def change(
         self, op: str, ids: Iterable[int], rows: NDArray[np.float32], ttl_s: int | None = None, now: int = 0
-    ) -> None:
-        """One change of a batch, row by row in order: op `assign`, `add` or `delete`, rows f32 [n, dim]."""
+    ) -> bool:
+        """One change of a batch, row by row in order: op `assign`, `add` or `delete`, rows f32 [n, dim].
+
+        -> whether a row was over the limit at a time.
+        """
+        over = False
         self.forget_expired(now)
         for identifier, row in zip(map(int, ids), np.asarray(rows, np.float32), strict=True):
             if op == "delete":
@@ -111,7 +117,9 @@ class NaiveTable:
             if ttl_s is not None or op == "assign" or identifier not in self.rows:
                 self._expire_after(identifier, self.ttl_s if ttl_s is None else ttl_s, now)
             new = row if op == "assign" else self.at_rest(identifier) + row
-            self.rows[identifier] = rounded(new[None, :], self.cold)[0]
+            new = self.rows[identifier] = rounded(new[None, :], self.cold)[0]
+            over |= self.max_norm is not None and float(np.sqrt(sum(float(x) ** 2 for x in new))) > self.max_norm
+        return over
 
     def _expire_after(self, identifier: int, ttl_s: int | None, now: int) -> None:
         self.expiries.pop(identifier, None)
@@ -146,8 +154,34 @@ class NaiveProducer:
     mark: bytes = b""
 
 
+Changes = list[tuple[str, str, list[int], NDArray[np.float32], int | None]]  # (table, op, ids, rows [n, dim], ttl_s)
+
+
+class NaiveAside:
+    """A batch that is set aside, the versions that it was for, and what was done since to a row of theirs."""
+
+    def __init__(self, changes: Changes, versions: dict[str, list[NaiveTable]]) -> None:
+        self.changes = changes
+        self.versions = versions
+        self.since: dict[tuple[str, int], set[str]] = {}
+
+    def note(self, table: str, version: NaiveTable, op: str, ids: Iterable[int]) -> None:
+        """An applied change of a version."""
+        if any(version is one for one in self.versions.get(table, ())):
+            for identifier in ids:
+                self.since.setdefault((table, int(identifier)), set()).add(op)
+
+    def skips(self, table: str, identifier: int) -> bool:
+        """Whether a release leaves a row alone: it was assigned or deleted since, or changed where it would be now."""
+        ours = {op for name, op, ids, _, _ in self.changes if name == table and identifier in ids}
+        return bool(self.since.get((table, identifier), set()) - (set() if ours - {"add"} else {"add"}))
+
+
 class Naive:
-    """All tables and producers by name: of each table the live version and its label, and those beside it."""
+    """All tables and producers by name: of each table the live version and its label, and those beside it.
+
+    aside: batches that are set aside, by whatever the test calls them.
+    """
 
     def __init__(self) -> None:
         self.tables: dict[str, NaiveTable] = {}
@@ -155,6 +189,7 @@ class Naive:
         self.others: dict[tuple[str, str], NaiveTable] = {}
         self.producers: dict[str, NaiveProducer] = {}
         self.now = 0  # in ms
+        self.aside: dict[int, NaiveAside] = {}
 
     def pass_time(self, ms: int) -> None:
         """It is later now."""
@@ -173,15 +208,55 @@ class Naive:
         producer: str,
         mark: bytes,
         changes: Iterable[tuple[Any, ...]],
-    ) -> None:
-        """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change, and its ttl_s if any."""
+        position: int = 0,
+    ) -> bool:
+        """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change, and its ttl_s if any.
+
+        -> whether it is set aside, under `position`, since a live version would have a row over its limit.
+        """
         state = self.producers[producer]
         state.last_seq, state.mark = state.last_seq + 1, mark
-        for table, op, ids, rows, *rest in changes:
-            ttl_s = rest[0] if rest else None
-            followers = [other for (name, _), other in self.others.items() if name == table and other.follow]
-            for version in (self.tables[table], *followers):
-                version.change(op, ids, rows, ttl_s, self.now)
+        made = [
+            (table, op, [int(identifier) for identifier in ids], rows, rest[0] if rest else None)
+            for table, op, ids, rows, *rest in changes
+        ]
+        before = {name: (dict(self.tables[name].rows), dict(self.tables[name].expiries)) for name, *_ in made}
+        over = [self.tables[name].change(op, ids, rows, ttl_s, self.now) for name, op, ids, rows, ttl_s in made]
+        for name, (rows_before, expiries_before) in before.items():
+            self.tables[name].rows, self.tables[name].expiries = rows_before, expiries_before
+        if any(over):
+            versions = {table: [self.tables[table], *self._followers(table)] for table in before}
+            self.aside[position] = NaiveAside(made, versions)
+            return True
+        self._apply(made, {})
+        return False
+
+    def release(self, position: int) -> tuple[int, int]:
+        """Apply what is left of a batch that is set aside -> changes of rows that were made, and that were skipped."""
+        released = self.aside.pop(position)
+        left: Changes = []
+        for table, op, ids, rows, ttl_s in released.changes:
+            live = self.tables.get(table)
+            there = any(live is one for one in released.versions[table])
+            at = [n for n, identifier in enumerate(ids) if there and not released.skips(table, identifier)]
+            left.append((table, op, [ids[n] for n in at], np.asarray(rows)[at], ttl_s))
+        self._apply(left, released.versions)
+        made = sum(len(ids) for _, _, ids, _, _ in left)
+        return made, sum(len(ids) for _, _, ids, _, _ in released.changes) - made
+
+    def _apply(self, changes: Changes, only: Mapping[str, list[NaiveTable]]) -> None:
+        """Apply changes to live versions and to those that follow; `only` to these, by table."""
+        for table, op, ids, rows, ttl_s in changes:
+            if not ids:
+                continue
+            for version in (self.tables[table], *self._followers(table)):
+                if table not in only or any(version is one for one in only[table]):
+                    version.change(op, ids, rows, ttl_s, self.now)
+                    for aside in self.aside.values():
+                        aside.note(table, version, op, ids)
+
+    def _followers(self, table: str) -> list[NaiveTable]:
+        return [other for (name, _), other in self.others.items() if name == table and other.follow]
 
     def switch(self, targets: Mapping[str, str], follow: bool | None) -> None:
         """Make other versions live, {table: label}; those before follow, or as they did for None."""

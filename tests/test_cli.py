@@ -545,7 +545,7 @@ def test_the_page_on_tables_is_true(
     text = (Path(__file__).parent.parent / "docs/tables.md").read_text().replace("http://127.0.0.1:7070", service.url)
     text = re.sub(r"\bitem\b", "life", text)  # a name that no test has used, since versions are numbered by name
     blocks = re.findall(r"```python\n(.*?)```|^    (embcache [^\n]*)$", text, re.DOTALL | re.MULTILINE)
-    assert sum(bool(command) for _, command in blocks) == 14
+    assert sum(bool(command) for _, command in blocks) == 15
     names: dict[str, Any] = {}
     since = ""
     with contextlib.ExitStack() as stack:

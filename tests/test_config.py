@@ -55,7 +55,7 @@ def test_the_commented_examples_of_the_manual_are_valid(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(re.sub(r"(?m)^# (\[\[\w+\]\]|[a-z_]+ = \S.*)$", r"\1", MANUAL.read_text()))
     settings = Settings.load(file, {})
-    assert settings.table == (TableSpec(name="item", dim=64, ttl_s=86400),)
+    assert settings.table == (TableSpec(name="item", dim=64, ttl_s=86400, max_norm=100.0),)
     assert settings.token[0].roles == ("read",)
 
 

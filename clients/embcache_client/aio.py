@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from embcache_client import admin
+from embcache_client import admin, quarantine_calls
 from embcache_client.aio_transport import AsyncTransport
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.client import is_unavailable
@@ -160,6 +160,22 @@ class AsyncClient:
     async def position(self) -> dict[str, Any]:
         """As Client.position."""
         return await self._transport.run(admin.progress_call())
+
+    async def quarantine(self, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """As Client.quarantine."""
+        return await self._transport.run(quarantine_calls.page_call(after, limit))
+
+    async def quarantined(self, position: int) -> dict[str, Any]:
+        """As Client.quarantined."""
+        return await self._transport.run(quarantine_calls.show_call(position))
+
+    async def release(self, position: int) -> dict[str, Any]:
+        """As Client.release."""
+        return await self._transport.run(quarantine_calls.release_call(position))
+
+    async def drop_quarantined(self, position: int) -> None:
+        """As Client.drop_quarantined."""
+        await self._transport.run(quarantine_calls.drop_call(position))
 
     async def health(self) -> bool:
         """As Client.health."""

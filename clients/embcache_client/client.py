@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from embcache_client import admin
+from embcache_client import admin, quarantine_calls
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, NotReady, ServiceError, Timeout
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
@@ -214,6 +214,23 @@ class Client:
     def position(self) -> dict[str, Any]:
         """How far updates are: "durable" and "applied" positions, their "history", "lag_s" of the oldest waiting."""
         return self._transport.run(admin.progress_call())
+
+    def quarantine(self, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Batches of updates that were over their table's max_norm and are set aside, the oldest behind position
+        `after` first: {"count", "bytes", "batches": [...], "next"}; go on after "next", until it is None."""
+        return self._transport.run(quarantine_calls.page_call(after, limit))
+
+    def quarantined(self, position: int) -> dict[str, Any]:
+        """One of them, and in "changes" how many of its rows were changed since, which a release would leave alone."""
+        return self._transport.run(quarantine_calls.show_call(position))
+
+    def release(self, position: int) -> dict[str, Any]:
+        """Apply one after all, as a new batch, but for rows changed since: {"position", "rows", "skipped"}."""
+        return self._transport.run(quarantine_calls.release_call(position))
+
+    def drop_quarantined(self, position: int) -> None:
+        """Forget one for good."""
+        self._transport.run(quarantine_calls.drop_call(position))
 
     def health(self) -> bool:
         """True if the service is alive; asks once."""

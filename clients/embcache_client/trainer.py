@@ -23,16 +23,17 @@ from typing import Final, Self, TypeVar
 from numpy.typing import ArrayLike
 
 from embcache_client import spool_line
+from embcache_client.aside import Aside, OnQuarantine
 from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpoint, RetryPolicy
 from embcache_client.change_queue import ChangeQueue
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, SequenceGap, ServiceError, Timeout
 from embcache_client.outbox import Outbox
 from embcache_client.pending import Pending
-from embcache_client.producer_calls import open_call, position_call, push_call
+from embcache_client.producer_calls import applied_call, open_call, position_call, push_call, state_call
 from embcache_client.residues import Residues
 from embcache_client.spool import Spool, SpoolFull
 from embcache_client.transport import Transport
-from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, Change, ProducerState, encode_update
+from embcache_client.updates import MAX_CHANGES, MAX_MARK_BYTES, Change, ProducerState, UpdateReply, encode_update
 
 T = TypeVar("T")
 
@@ -57,10 +58,14 @@ class Trainer:
         out of an add goes with the row's next one, or at the end; a crash loses it: one rounding a row at most. Up to
         a quarter of memory_bytes is for that; when it is full, what is there goes as f32. An assign is rounded.
     marks: the trainer notes its place in its input (see mark): batches are made there alone, whatever their age.
+    on_quarantine: called, in a thread of the trainer's, with positions of batches that the service has set aside, since
+        a row would be over its table's max_norm; once for each, as the log warns of it.
 
     `resumed_mark` is the last place that an earlier process of this name noted and that counts: everything before it,
     and with `marks` nothing after it. Start from there. `history` is what the position of the last flush belongs to.
-    `trouble` is why the call under way was not answered at first.
+    `trouble` is why the call under way was not answered at first. `quarantined` are the positions of the newest of its
+    batches that are set aside, as the service said last, and `quarantined_count` how many are: changes that do not
+    count until they are released. A batch is judged when it is applied: flush(applied=True) knows of all.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Trainer:
         spool_bytes: int = 4 << 30,
         dtype: str = "f32",
         marks: bool = False,
+        on_quarantine: OnQuarantine | None = None,
     ) -> None:
         """Opens the producer; raises what the service says against it, or that nobody answers."""
         self._producer = producer
@@ -96,6 +102,8 @@ class Trainer:
         # A batch is tried again by the sender itself, which knows that it may be.
         endpoint = Endpoint(url, token, timeout, RetryPolicy(attempts=1), MAX_REPLY_BYTES)
         self._transport = Transport(endpoint)
+        self._aside = Aside(producer, on_quarantine)
+        self._telling = threading.Lock()
         try:
             opened = self._opened()
             self._epoch = opened.epoch
@@ -106,6 +114,7 @@ class Trainer:
             self._let_go()
             raise
         self.resumed_mark, self.history = self._outbox.mark, self._outbox.history
+        self._aside.take(opened)
         self._ask_pause_s = self._ask_at = 0.0  # how long to wait for durability before asking for it, and until when
         self._thread = threading.Thread(target=self._run, name=f"embcache-trainer-{producer}", daemon=True)
         self._thread.start()
@@ -151,19 +160,33 @@ class Trainer:
                 self._cut(mark)
                 self._changed.notify_all()
 
-    def flush(self, timeout: float | None = None) -> int:
+    @property
+    def quarantined(self) -> tuple[int, ...]:
+        """Positions of the newest batches that are set aside, ascending."""
+        return self._aside.positions
+
+    @property
+    def quarantined_count(self) -> int:
+        """How many batches are set aside."""
+        return self._aside.count
+
+    def flush(self, timeout: float | None = None, *, applied: bool = False) -> int:
         """Wait until all that was passed in is durable; -> the position from which every lookup sees it: min_position,
-        with `history` beside it.
+        with `history` beside it. applied: wait until that position is applied, and `quarantined` is up to there.
 
         With a narrow dtype, up to one rounding of each row's last delta, which goes with the row's next one or at
         close(). Timeout after `timeout` seconds; the error that keeps batches from being accepted for good.
         """
+        end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._check()
             self._cut_all()
             self._wait_durable(timeout, "they are kept")
             self.history = self._outbox.history
-            return self._outbox.position
+            position = self._outbox.position
+        if applied:
+            self._wait_applied(position, self.history, timeout, end)
+        return position
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, what narrow rows left out as well, and end.
@@ -294,6 +317,27 @@ class Trainer:
             self._changed.wait(left)
             self._check()
 
+    def _wait_applied(self, position: int, history: str, timeout: float | None, end: float | None) -> None:
+        """Until a position is applied, or the history in which it was given has ended; then ask what is set aside."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            answer = self._answer(applied_call(), end)
+            if answer is None:
+                raise ClientError("the trainer is closed")
+            if answer[1] != history or answer[0] >= position:
+                break
+            if end is not None and time.monotonic() + pause > end:
+                raise Timeout(f"updates are durable, and were not applied up to {position} within {timeout:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        state = self._answer(state_call(self._producer), end)
+        if state is not None:
+            self._take_aside(state)
+
+    def _take_aside(self, answer: ProducerState | UpdateReply) -> None:
+        with self._telling:
+            self._aside.take(answer)
+
     def _is_idle(self) -> bool:
         return not (self._outbox or self._pending.row_count)
 
@@ -346,6 +390,7 @@ class Trainer:
         with self._changed:
             self._outbox.take_reply(seq, reply)
             self._ask_later(_FIRST_PAUSE_S)
+        self._take_aside(reply)
 
     def _ask(self) -> None:
         """Ask how far updates are durable, at growing intervals while that changes nothing."""
@@ -362,8 +407,9 @@ class Trainer:
         self._ask_at = time.monotonic() + self._ask_pause_s
         self._changed.notify_all()
 
-    def _answer(self, call: Call[T]) -> T | None:
-        """Make a call until it is answered; None when the trainer is closed meanwhile. ServiceError for a refusal."""
+    def _answer(self, call: Call[T], end: float | None = None) -> T | None:
+        """Make a call until it is answered; None when the trainer is closed meanwhile. ServiceError for a refusal; its
+        last trouble where it is not answered until `end`, by the monotonic clock."""
         pause = _FIRST_PAUSE_S
         while True:
             wait = pause
@@ -372,12 +418,15 @@ class Trainer:
                 self.trouble = None
                 return answer
             except (ConnectFailed, ConnectionLost, Timeout) as error:
-                self.trouble = error
+                trouble: ClientError = error
             except ServiceError as error:
                 if error.http_status not in _WAITING_STATUSES and error.http_status < 500:
                     raise
-                self.trouble = error
+                trouble = error
                 wait = max(wait, error.retry_after_s or 0.0)
+            self.trouble = trouble
+            if end is not None and time.monotonic() + wait > end:
+                raise trouble
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, wait):
                     return None

@@ -53,19 +53,24 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReply:
-    """The service's answer to a batch. A producer keeps the batch until `durable` has reached `position`."""
+    """The service's answer to a batch. A producer keeps the batch until `durable` has reached `position`.
+
+    quarantined: positions of the newest of its batches that are set aside, ascending; quarantined_count: of all.
+    """
 
     position: int
     history: str
     durable: int
     duplicate: bool
+    quarantined: tuple[int, ...] = ()
+    quarantined_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProducerState:
     """Where a producer stands: its next batch is last_seq + 1, and `mark` is what its last accepted batch carried.
 
-    last_epoch: the epoch under which that one was accepted; 0 where there is none.
+    last_epoch: the epoch under which that one was accepted; 0 where there is none. quarantined: as in UpdateReply.
     """
 
     epoch: int
@@ -74,6 +79,8 @@ class ProducerState:
     mark: bytes
     position: int
     history: str
+    quarantined: tuple[int, ...] = ()
+    quarantined_count: int = 0
 
 
 def encode_update(
@@ -180,7 +187,8 @@ def decode_update_reply(body: Body) -> UpdateReply:
     """The body of a 200 or 202 from /v1/updates. Raises ProtocolError where it is not what the protocol says."""
     reply = decode_map(body)
     return UpdateReply(
-        _u64(reply, "position"), _get(reply, "history", str), _u64(reply, "durable"), _get(reply, "duplicate", bool)
+        *(_u64(reply, "position"), _get(reply, "history", str), _u64(reply, "durable")),
+        *(_get(reply, "duplicate", bool), *_quarantined(reply)),
     )
 
 
@@ -190,7 +198,18 @@ def decode_producer(body: Body) -> ProducerState:
     epoch, last_seq, last_epoch, position = (
         _u64(reply, key) for key in ("epoch", "last_seq", "last_epoch", "position")
     )
-    return ProducerState(epoch, last_seq, last_epoch, _mark(reply), position, _get(reply, "history", str))
+    history = _get(reply, "history", str)
+    return ProducerState(epoch, last_seq, last_epoch, _mark(reply), position, history, *_quarantined(reply))
+
+
+def _quarantined(reply: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Positions of batches that are set aside, and their number; none where the service does not say."""
+    if "quarantined" not in reply:
+        return (), 0
+    positions = _get(reply, "quarantined", list)
+    if not all(type(position) is int and position >= 0 for position in positions):
+        raise ProtocolError(f"key 'quarantined' is {positions!r:.80}, not positions")
+    return tuple(positions), _u64(reply, "quarantined_count")
 
 
 def _mark(reply: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from embcache import __version__
-from embcache.cli import apply, snapshots, versions
+from embcache.cli import apply, quarantine, snapshots, versions
 from embcache.cli.options import (
     DTYPES,
     ConfigOption,
@@ -240,6 +240,7 @@ def plan(
 versions.register(app)
 apply.register(app)
 snapshots.register(app)
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main() -> None:

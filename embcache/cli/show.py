@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from rich.table import Table
 
@@ -76,4 +78,28 @@ def plan_table(needs: Sequence[Need], settings: Settings, disk_free: int | None)
             "all" if holds == need.rows else f"{holds / need.rows:.1%} ({holds:,})",
             shown_size(need.cold) + fits,
         )
+    return table
+
+
+def quarantine_table(batches: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a batch that is set aside, and the row for which it is."""
+    table = Table("position", "since", "producer", "seq", box=None)
+    for column in ("rows", "over", "the worst", "norm", "limit"):
+        table.add_column(column, justify="right")
+    for batch in batches:
+        since = datetime.fromtimestamp(batch["since"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        worst = f"{batch['table']} ({batch['version']}) {batch['id']}"
+        counts = (f"{batch['rows']:,}", f"{batch['over']:,}", worst, f"{batch['norm']:.6g}", f"{batch['limit']:g}")
+        table.add_row(str(batch["position"]), since, batch["producer"], str(batch["seq"]), *counts)
+    return table
+
+
+def quarantined_changes_table(changes: Sequence[Mapping[str, Any]]) -> Table:
+    """One line for each change of a batch that is set aside."""
+    table = Table("table", "op", box=None)
+    for column in ("rows", "changed since"):
+        table.add_column(column, justify="right")
+    for change in changes:
+        name = "(gone)" if change["table"] is None else change["table"]
+        table.add_row(name, change["op"], f"{change['rows']:,}", f"{change['skipped']:,}")
     return table

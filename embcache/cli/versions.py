@@ -44,9 +44,10 @@ def parse_targets(texts: list[str]) -> dict[str, str]:
     return targets
 
 
-def own_keys(dtype: str | None, default: str | None, add: bool | None, ttl_s: int | None) -> dict[str, Any]:
-    """What a version's spec says of its own."""
-    told = {"dtype": dtype, "default": None if default is None else parse_default(default), "add": add, "ttl_s": ttl_s}
+def own_keys(dtype: str | None, default: str | None, add: bool | None, **others: object) -> dict[str, Any]:
+    """What a version's spec says of its own: all that is not None."""
+    parsed = None if default is None else parse_default(default)
+    told = {"dtype": dtype, "default": parsed, "add": add, **others}
     return {key: value for key, value in told.items() if value is not None}
 
 
@@ -84,12 +85,15 @@ def stage(
     ttl_s: Annotated[
         int | None, typer.Option("--ttl-s", min=0, help="Its rows expire after so many seconds; 0: as changes say it.")
     ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option("--max-norm", help="What no update may leave a row's norm over while it is live.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Updates of the table go to it, too.")] = False,
 ) -> None:
     """Add an empty version beside the live one, for `embcache import --version` to fill. Lookups do not see it."""
     from embcache.cli.tables import opened
 
-    spec = own_keys(None if dtype is None else dtype_of(dtype), default, add, ttl_s)
+    spec = own_keys(None if dtype is None else dtype_of(dtype), default, add, ttl_s=ttl_s, max_norm=max_norm)
     with opened(*place(config, url), token) as tables:
         tables.stage(table, version, spec, follow)
     typer.echo(f"{table}: {version} is staged" + (", and follows" if follow else ""))

@@ -13,7 +13,8 @@ from embcache.spec import EXPIRY_BYTES
 
 
 @inlined
-def _is_over(expiry, at):
+def is_over(expiry, at):
+    """Whether a row has expired at a time."""
     return expiry != np.uint64(NEVER) and expiry <= at
 
 
@@ -27,7 +28,7 @@ def take_current(rows, count, row_bytes, status, at, default_row, out):
     width = row_bytes - EXPIRY_BYTES
     for i in range(count):
         row, code = rows + i * row_bytes, load_u8(status + i)
-        if code in (HOT, WARM, COLD) and _is_over(np.uint64(load_u64(row + width)), np.uint64(at)):
+        if code in (HOT, WARM, COLD) and is_over(np.uint64(load_u64(row + width)), np.uint64(at)):
             store_u8(status + i, np.uint8(MISSING))
             row = default_row
         copy_bytes(out + i * width, row, width)  # forwards, to a lower place: what is written over was read
@@ -45,7 +46,7 @@ def add_expiring(sums, expiries, places, deltas, times, given, first, defaults):
     saturated = 0
     for i in range(places.shape[0]):
         place = places[i]
-        if _is_over(expiries[place], times[i]):
+        if is_over(expiries[place], times[i]):
             sums[place] = defaults[place]
             expiries[place] = first[i]
         saturated += add_row(sums[place], deltas[i])

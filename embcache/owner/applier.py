@@ -9,6 +9,10 @@ way told that they were overtaken (reads.py), and readers that hold rows of thei
 (feeds.py); after the last piece of a batch, its position published, once every feed has acknowledged what it was told
 up to there. The applier does not wait for that, but goes on with the next pieces. A change of tables is a piece of its
 own, see tables.py: the catalogue and the cursor are one commit of the store.
+
+Batches for tables with a limit are judged (judging.py) once all before them is in the rows, and before their first
+piece is made; one that is over is set aside as a whole (quarantine.py), with the cursor behind it. Once the cursor is
+within a batch it was judged good, and is not judged again, whatever comes.
 Invariant: what a lookup finds is at least as new as the position published before it began. Applied is what is
 published, nothing less.
 """
@@ -31,8 +35,12 @@ from embcache.owner.committer import Accepted, states
 from embcache.owner.computing import Outcome, Said, Work, write
 from embcache.owner.feeds import Feeds
 from embcache.owner.flight import Ids, Rows
+from embcache.owner.guard import Guard
+from embcache.owner.judging import Over
 from embcache.owner.producers import META
+from embcache.owner.quarantine import Quarantine
 from embcache.owner.threads import StoreThreads, log
+from embcache.owner.updates import Batch
 from embcache_storage.store import RowStore, StoreError
 
 CURSOR = "applied"  # the key of the cursor among the store's meta values
@@ -96,11 +104,16 @@ class Tiers:
 class Applier:
     """Applies what the committer hands on. Every method runs on the loop."""
 
-    def __init__(self, store: RowStore, threads: StoreThreads, tiers: Tiers, cursor: Cursor) -> None:
+    def __init__(
+        self, store: RowStore, threads: StoreThreads, tiers: Tiers, cursor: Cursor, quarantine: Quarantine
+    ) -> None:
         self._store = store
         self._threads = threads
         self._tiers = tiers
         self._cursor = cursor
+        self._quarantine = quarantine
+        judged = cursor.position + (cursor.changes > 0 or cursor.rows > 0)
+        self._guard = Guard(quarantine, threads, tiers.find, tiers.read, judged)
         self._queue: deque[Accepted] = deque()
         self._unpublished: deque[_Unpublished] = deque()
         self._applied = cursor.position
@@ -147,6 +160,10 @@ class Applier:
                 first = self._queue[0]
                 if isinstance(first.entry, TableChange):
                     await self._change(first, first.entry)
+                elif _released(first) and not self._quarantine.holds(_released(first)):
+                    await self._pass_over(first)
+                elif self._guard.must_judge(first) and (over := await self._guard.over(self._queue)) is not None:
+                    await self._set_aside(first, over)
                 else:
                     await self._tiers.feeds.room()
                     await self._apply(self._next())
@@ -161,8 +178,10 @@ class Applier:
         done: list[Accepted] = []
         cursor, room = self._cursor, PIECE_BYTES
         for accepted in self._queue:
-            if isinstance(accepted.entry, TableChange):
+            if isinstance(accepted.entry, TableChange) or self._guard.must_judge(accepted):
                 break
+            if _released(accepted) and accepted is not self._queue[0]:
+                break  # it begins a piece of its own
             for index, change in enumerate(accepted.entry.changes[cursor.changes :], cursor.changes):
                 versions = [version for number in change.versions if (version := self._tiers.find(number)) is not None]
                 if versions:
@@ -185,9 +204,12 @@ class Applier:
         return _Piece(work, cursor, done)
 
     async def _apply(self, piece: _Piece) -> None:
-        meta = {CURSOR: piece.cursor.to_bytes()}
+        meta: dict[str, bytes | None] = {CURSOR: piece.cursor.to_bytes()}
         for name, state in states(piece.done).items():
             meta[META + name] = state.to_bytes()
+        released = [position for accepted in piece.done if (position := _released(accepted))]
+        for position in released:
+            meta |= self._quarantine.metas_without(position)
         work = list(piece.work.values())
         for each in work:
             each.held = self._held(each)
@@ -197,6 +219,8 @@ class Applier:
             self._tiers.overtaken(version, ids)
             self._tiers.feeds.tell(version, ids, rows)
         self._count(outcome)
+        for position in released:
+            self._quarantine.remove(position)
         self._go_on(piece.cursor, piece.done)
 
     def _count(self, outcome: Outcome) -> None:
@@ -213,6 +237,25 @@ class Applier:
         if not work.reads or spec.dtype_code != spec.cold_code:
             return None
         return self._tiers.read(work.version, np.concatenate(work.ids))
+
+    async def _set_aside(self, accepted: Accepted, over: Over) -> None:
+        """Keep a batch that is over, and go on behind it: no row of it is changed."""
+        record = await _until_written(lambda: self._guard.keep(accepted, over))
+        await self._pass(accepted, self._quarantine.metas_of(record))
+        self._quarantine.add(record)
+        self._go_on(Cursor(accepted.position), [accepted])
+
+    async def _pass_over(self, accepted: Accepted) -> None:
+        """A release of what was dropped, or released, since it was ordered: nobody was told that it would happen."""
+        await self._pass(accepted, self._quarantine.metas_without(accepted.position))
+        self._quarantine.remove(accepted.position)
+        self._go_on(Cursor(accepted.position), [accepted])
+
+    async def _pass(self, accepted: Accepted, more: Mapping[str, bytes | None]) -> None:
+        """Move the cursor behind an entry that changes no row, and keep meta values with it."""
+        meta: dict[str, bytes | None] = {CURSOR: Cursor(accepted.position).to_bytes(), **more}
+        meta |= {META + name: state.to_bytes() for name, state in states([accepted]).items()}
+        await _until_written(lambda: self._threads.apply(self._store.commit, (), meta))
 
     async def _change(self, accepted: Accepted, change: TableChange) -> None:
         cursor = Cursor(accepted.position)
@@ -245,6 +288,11 @@ class Applier:
         for position, waiter in waiting:
             if position <= self.applied and not waiter.done():
                 waiter.set_result(None)
+
+
+def _released(accepted: Accepted) -> int:
+    """The position of the batch that was set aside and of which an entry is what is left; else 0."""
+    return accepted.entry.released if isinstance(accepted.entry, Batch) else 0
 
 
 async def _until_written(write: Callable[[], Awaitable[T]]) -> T:

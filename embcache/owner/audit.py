@@ -21,8 +21,10 @@ from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY, Catalogue
 from embcache.owner.entries import from_payload
 from embcache.owner.errands import Tell
+from embcache.owner.marks import bits_of, groups_of
 from embcache.owner.opening import engine_options
 from embcache.owner.producers import META, Producer
+from embcache.owner.quarantine import HEAD, SCANNED, Quarantine, Record, marks_key
 from embcache.owner.updates import Batch
 from embcache.spec import TableSpec
 from embcache_storage import rocks_checkpoint
@@ -114,6 +116,7 @@ class _Audit:
             if version.number in self._there:
                 self._check_rows(version, total)
         before = self._check_log()
+        self._check_quarantine()
         return {
             "findings": [asdict(finding) for finding in self._findings],
             "tables": 0 if catalogue is None else len(catalogue.tables),
@@ -206,11 +209,35 @@ class _Audit:
                 if unread <= _SHOWN:
                     self._found(f"the entry at position {position} cannot be read: {error}", where, mend)
                 continue
-            if isinstance(held, Batch) and position <= cursor.position:
+            if isinstance(held, Batch) and not held.released and position <= cursor.position:
                 newest[held.producer] = (position, held)
         if not unread:
             self._check_producers(cursor, newest)
         return log.last + 1 - log.first
+
+    def _check_quarantine(self) -> None:
+        """Each batch that is listed is whole, and of a position that is applied; nothing that it needs is trimmed."""
+        mend = f"drop it (embcache quarantine drop), or {RESTORE}"
+        quarantine, log = Quarantine(self._store, 0), self._store.log
+        cursor = Cursor.from_bytes(self._store.get_meta(CURSOR))
+        for key, data in self._store.metas(HEAD).items():
+            where = f"batch that is set aside, position {int(key[len(HEAD) :])}"
+            try:
+                if not data:
+                    continue
+                record = Record.from_bytes(data)
+                groups = groups_of(quarantine.read(record), None)
+                bits = self._store.get_meta(marks_key(record.position))
+            except Exception as error:  # whatever is made of damaged bytes
+                self._found(f"cannot be read: {error}", where, mend)
+                continue
+            if bits is not None and len(bits) != len(bits_of(groups.values())):
+                self._found("its marks, of which of its rows were changed since, are not of its rows", where, mend)
+            if record.position > cursor.position:
+                self._found(f"rows stand at position {cursor.position}, before it", where, RESTORE)
+            read = max(record.position, int(self._store.get_meta(SCANNED) or 0))
+            if read < log.first - 1:
+                self._found(f"the log begins at {log.first}, and it was marked up to {read} only", where, mend)
 
     def _check_producers(self, cursor: Cursor, newest: Mapping[str, tuple[int, Batch]]) -> None:
         """What is kept of each producer is what its newest entry among those that are applied says."""

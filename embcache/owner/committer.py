@@ -135,6 +135,13 @@ class Committer:
         await self._until_safe(position)
         return position
 
+    async def release(self, batch: Batch) -> int:
+        """Give what is left of a batch that was set aside its position; returns when it is durable."""
+        self._now = max(self._now, expiry.now_ms())
+        position = self._enter(dataclasses.replace(batch, at=self._now), None, must_sync=True)
+        await self._until_safe(position)
+        return position
+
     async def sweep(self, sweep: Sweep) -> int:
         """Give a sweep its position; returns when it is safe."""
         position = self._enter(sweep, None, must_sync=False)

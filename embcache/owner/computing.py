@@ -97,7 +97,7 @@ class Outcome:
     expiries: dict[int, int] = field(default_factory=dict)
 
 
-def write(store: RowStore, work: Sequence[Work], meta: Mapping[str, bytes]) -> tuple[list[Written], Outcome]:
+def write(store: RowStore, work: Sequence[Work], meta: Mapping[str, bytes | None]) -> tuple[list[Written], Outcome]:
     """Compute the new rows and commit them with the meta values."""
     outcome = Outcome()
     written = [new for each in work for new in _compute(store, each, outcome)]

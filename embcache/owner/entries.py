@@ -3,7 +3,8 @@
     u32  bytes of the msgpack map
     map  a batch: {"producer", "epoch", "seq", "mark", "digest", "at",
                    "changes": [[version, op, dtype, n, row_bytes, versions that follow ...], ...],
-                   and, where some change says it, "ttls": [seconds or nil of each change]}
+                   and, where some change says it, "ttls": [seconds or nil of each change],
+                   and of one that is what is left of a batch that was set aside, "released": that one's position}
          a sweep: {"sweep": when its rows had expired, in ms, "changes": as above}
          a change of tables: {"tables": {name: as in the catalogue, or nil}, "new", "rows"}
          or, as it was in format 1 of the catalogue: {"name", "table", "rows"}
@@ -38,6 +39,7 @@ def to_payload(entry: Entry) -> memoryview:
     head: dict[str, Any] = {"sweep": entry.at}
     if isinstance(entry, Batch):
         head = {key: getattr(entry, key) for key in ("producer", "epoch", "seq", "mark", "digest", "at")}
+        head |= {"released": entry.released} if entry.released else {}
     head["changes"] = [[c.version, c.op, c.dtype, len(c.ids), c.rows.shape[1], *c.followers] for c in entry.changes]
     ttls = [change.ttl_s for change in entry.changes]
     if ttls.count(None) < len(ttls):

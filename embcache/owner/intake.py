@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from embcache.config import Updates
-from embcache.errors import DeadlineExceeded, Overloaded, StorageCorrupt
+from embcache.errors import DeadlineExceeded, Overloaded, StorageCorrupt, StorageFull
 from embcache.owner.applier import CURSOR, Applier, Cursor, Tiers
 from embcache.owner.catalogue import TableChange
 from embcache.owner.committer import Accepted, Committer, Receipt, Resolve
 from embcache.owner.entries import from_payload
+from embcache.owner.marks import Marker
 from embcache.owner.producers import FLOOR, META, Producer, Producers
+from embcache.owner.quarantine import HEAD, SCANNED, Quarantine, head_key
 from embcache.owner.threads import StoreThreads, log
 from embcache.owner.updates import Batch, RowsChange
 from embcache_storage.log import UpdateLog
@@ -45,6 +47,8 @@ class Intake:
         self._tiers = tiers
         self._bounds = bounds
         self._broken = broken
+        self.quarantine = Quarantine(store, bounds.quarantine_bytes)
+        self.marker = Marker(self.quarantine, threads)
         self._open = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,7 +67,9 @@ class Intake:
         floor = await self._threads.apply(self._store.get_meta, FLOOR)
         known = {key[len(META) :]: Producer.from_bytes(value) for key, value in metas.items()}
         self.producers = Producers(known, int(floor or 0))
-        self.applier = Applier(self._store, self._threads, self._tiers, cursor)
+        heads = await self._threads.apply(self._store.metas, HEAD)
+        self.quarantine.load(heads, await self._threads.apply(self._store.get_meta, SCANNED))
+        self.applier = Applier(self._store, self._threads, self._tiers, cursor, self.quarantine)
         self._tiers.publish(cursor.position)
         self._run(self.applier.run())
         await self._take_up(cursor.position)
@@ -108,7 +114,9 @@ class Intake:
         def admitted() -> tuple[RowsChange, ...]:  # asked about new batches alone
             if self.applier.waiting_bytes > self._bounds.waiting_bytes:
                 raise Overloaded("updates come faster than they can be applied", {"retry_after_ms": 200})
-            return resolve()
+            changes = resolve()
+            self._check_quarantine(batch.producer, changes)
+            return changes
 
         return await self.committer.push(batch, admitted)
 
@@ -151,6 +159,23 @@ class Intake:
         await self.applier.wait(position)
         return position
 
+    def _check_quarantine(self, producer: str, changes: Sequence[RowsChange]) -> None:
+        """StorageFull where the quarantine has no room and the producer has batches there: another one may be over.
+
+        What was acknowledged is kept all the same, which is as much more as may wait to be applied, and a batch of each
+        producer that has none there. All others push on.
+        """
+        if not self.quarantine.is_full:
+            return
+        count = self.quarantine.told(producer)["quarantined_count"]
+        versions = (self._tiers.find(change.version) for change in changes)
+        if count and any(version is not None and version.spec.max_norm is not None for version in versions):
+            raise StorageFull(
+                f"producer {producer!r} has {count} batches that were set aside, and updates.quarantine_bytes has no "
+                "room for more: release or drop some (embcache quarantine), and push this again",
+                {"quarantined": count, "retry_after_ms": 1000},
+            )
+
     async def _until_open(self) -> None:
         """Overloaded where a change of tables takes long, as it does while the disk is full."""
         try:
@@ -168,7 +193,7 @@ class Intake:
             for entry in await self._threads.append(self._log.read, position, _READ_BYTES):
                 held = from_payload(entry.payload)
                 state = None
-                if isinstance(held, Batch):
+                if isinstance(held, Batch) and not held.released:
                     state = self.producers.accept(held, entry.position, time.time())
                 self.applier.hand_on([Accepted(entry.position, held, state)])
                 position = entry.position
@@ -180,9 +205,24 @@ class Intake:
             await asyncio.sleep(_TRIM_EVERY_S)
             since = time.time() - self._bounds.log_age_s
             try:
-                await self._threads.append(self._log.trim, self.applier.applied, self._bounds.log_bytes, since)
+                upto = await self._read_for_marks()
+                await self._threads.append(self._log.trim, upto, self._bounds.log_bytes, since)
+                await self._forget_set_aside()
             except Exception:
                 log.exception("the update log could not be trimmed")
+
+    async def _read_for_marks(self) -> int:
+        """-> the position up to which nobody needs the log."""
+        async with self.quarantine.turn:
+            upto = self.applier.applied
+            await self.marker.scan(upto)
+            return upto
+
+    async def _forget_set_aside(self) -> None:
+        """Which entries that the log has no more had changed no row."""
+        if gone := self.quarantine.forgotten(self._log.first):
+            await self._threads.append(self._store.commit, (), dict.fromkeys(map(head_key, gone)))
+            self.quarantine.forget(gone)
 
     async def _forget(self) -> None:
         """Forget producers that were not heard of for long, every now and then.

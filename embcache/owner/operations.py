@@ -17,6 +17,7 @@ from embcache.owner.changed import ChangedCalls
 from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.parts import Parts
+from embcache.owner.quarantine_calls import QuarantineCalls
 from embcache.owner.reads import Part
 from embcache.owner.server import Answer, Handle
 from embcache.owner.stats import Stats
@@ -44,6 +45,7 @@ class Operations:
         updates = UpdateCalls(parts.intake, parts.tables)
         versions = VersionCalls(parts)
         changed = ChangedCalls(parts)
+        quarantine = QuarantineCalls(parts)
         self._ops: dict[str, Handle] = {
             "read": self.read,
             "catalogue": self.catalogue,
@@ -66,6 +68,10 @@ class Operations:
             "update": updates.update,
             "position": updates.position,
             "wait": updates.wait,
+            "quarantine": quarantine.page,
+            "quarantined": quarantine.show,
+            "quarantine_drop": quarantine.drop,
+            "quarantine_release": quarantine.release,
         }
 
     def of(self, feed: FeedCalls) -> Handle:

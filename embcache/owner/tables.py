@@ -320,6 +320,12 @@ class Tables:
             [version] = [version for version in table.versions if version.number == new.version.number]
             return await self._install(table, version, rows, None if replaced is None else replaced.number)
 
+    @asynccontextmanager
+    async def unchanging(self) -> AsyncIterator[None]:
+        """Within the block no table changes, and no batch is accepted."""
+        async with self._change, self._orders().closed():
+            yield
+
     async def apply(self, change: TableChange, position: int, meta: Mapping[str, bytes]) -> None:
         """Steps 4 and 5, for the applier, which is at that position: meta values are kept beside the catalogue."""
         if change.new and change.new not in await self._threads.change(self._store.versions):

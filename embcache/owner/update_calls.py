@@ -31,30 +31,34 @@ class UpdateCalls:
         self._tables = tables
 
     async def producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"producer"} -> {"epoch", "last_seq", "last_epoch", "mark", "position", "history"}.
+        """{"producer"} -> {"epoch", "last_seq", "last_epoch", "mark", "position", "history", "quarantined",
+        "quarantined_count"}.
 
-        Epoch 0 for one that never opened.
+        Epoch 0 for one that never opened. `quarantined`: positions of its newest batches that are set aside, ascending.
         """
-        return self._state_of(self._intake.producers.get(text(meta, "producer"))), ()
+        name = text(meta, "producer")
+        return self._state_of(name, self._intake.producers.get(name)), ()
 
     async def open_producer(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """The same, after the epoch was raised."""
-        return self._state_of(await self._intake.open(text(meta, "producer"))), ()
+        name = text(meta, "producer")
+        return self._state_of(name, await self._intake.open(name)), ()
 
     async def update(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"producer", "epoch", "seq", "mark", "changes": [[table, op, dtype code, n, row_bytes, ttl_s if any], ...],
         "applied_within_s"}, then for each change ids u64 [n] and encoded rows u8 [n, row_bytes], padded to 8 bytes
-        -> {"position", "duplicate", "durable", "applied", "history"}.
+        -> {"position", "duplicate", "durable", "applied", "history", "quarantined", "quarantined_count"}.
 
         Answers once the batch is durable, or with `applied_within_s` once it is applied or that time has passed.
         """
-        told = _told([_shape(shape) for shape in get(meta, "changes", list)], payload)
-        receipt = await self._intake.push(_batch(meta, told), lambda: self._resolved(told))
+        changes = _told([_shape(shape) for shape in get(meta, "changes", list)], payload)
+        receipt = await self._intake.push(_batch(meta, changes), lambda: self._resolved(changes))
         within = meta.get("applied_within_s")
         if isinstance(within, int | float):
             with contextlib.suppress(DeadlineExceeded):
                 await self._intake.wait_applied(receipt.position, within)
-        return {"position": receipt.position, "duplicate": receipt.duplicate, **self._positions()}, ()
+        told = self._positions() | self._intake.quarantine.told(text(meta, "producer"))
+        return {"position": receipt.position, "duplicate": receipt.duplicate, **told}, ()
 
     async def position(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{} -> {"durable", "applied", "history", "lag_s"}."""
@@ -98,7 +102,7 @@ class UpdateCalls:
             "history": self._tables.history,
         }
 
-    def _state_of(self, state: Producer) -> dict[str, Any]:
+    def _state_of(self, name: str, state: Producer) -> dict[str, Any]:
         return {
             "epoch": state.epoch,
             "last_seq": state.last_seq,
@@ -106,6 +110,7 @@ class UpdateCalls:
             "mark": state.mark,
             "position": state.position,
             "history": self._tables.history,
+            **self._intake.quarantine.told(name),
         }
 
 

@@ -50,7 +50,8 @@ class Batch:
 
     `digest` tells a batch from another one under the same number. An opening is a batch without changes, of the new
     epoch, with the rest as the producer's last batch had it. `at` is when it was accepted, in ms since 1970: by that
-    time alone its rows expire, whenever it is applied.
+    time alone its rows expire, whenever it is applied. `released`: 0, or the position of
+    a batch that was set aside and of which this is what is left (quarantine.py): it is nobody's next batch then.
     """
 
     producer: str
@@ -60,6 +61,7 @@ class Batch:
     digest: bytes
     changes: tuple[RowsChange, ...]
     at: int = 0
+    released: int = 0
 
     @property
     def nbytes(self) -> int:

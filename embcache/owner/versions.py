@@ -1,7 +1,7 @@
 """What may become of a table's versions: rules that change a table's value, or say why not. Touches nothing.
 
-A version may differ from its table's spec in dtype, default, add and ttl_s. Its dim is the table's, since models are
-built for that, and so is its feature, since ids are hashed by it.
+A version may differ from its table's spec in dtype, default, add, ttl_s and max_norm. Its dim is the table's, since
+models are built for that, and so is its feature, since ids are hashed by it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embcache.owner.catalogue import LIVE, STAGED, Table, Version
 from embcache.spec import NAME_PATTERN, TableSpec
 from embcache.validation import nearest
 
-OWN = ("dtype", "default", "add", "ttl_s")  # what a version's spec may have of its own
+OWN = ("dtype", "default", "add", "ttl_s", "max_norm")  # what a version's spec may have of its own
 _LABEL = re.compile(NAME_PATTERN, re.ASCII)
 
 

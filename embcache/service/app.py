@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
-from embcache.service import changes, failures, introspection, snapshots, tables, transfers, versions
+from embcache.service import changes, failures, introspection, quarantine, snapshots, tables, transfers, versions
 from embcache.service.bodies import ClientGone, Receive, Scope, Send
 from embcache.service.connection import Answer
 from embcache.service.context import Service
@@ -31,6 +31,7 @@ _ROUTERS = (
     transfers.router,
     transfers.pages,
     changes.router,
+    quarantine.router,
     snapshots.router,
     introspection.router,
 )

@@ -72,6 +72,8 @@ class UpdatesEndpoint:
             "history": pushed.history,
             "durable": pushed.durable,
             "duplicate": pushed.duplicate,
+            "quarantined": pushed.quarantined,
+            "quarantined_count": pushed.quarantined_count,
         }
         return (202 if request.applied and pushed.applied < pushed.position else 200), reply
 
@@ -109,4 +111,6 @@ def _told(producer: Producer) -> dict[str, Any]:
         "mark": producer.mark,
         "position": producer.position,
         "history": producer.history,
+        "quarantined": producer.quarantined,
+        "quarantined_count": producer.quarantined_count,
     }

@@ -76,6 +76,10 @@ SNAPSHOT = post("/v1/snapshots", b'{"path": "no absolute path"}', content_type="
         (get("/v1/tables/gone", method="DELETE"), "admin"),
         (get("/v1/check"), "admin"),
         (SNAPSHOT, "admin"),
+        (get("/v1/quarantine"), "admin"),
+        (get("/v1/quarantine/1"), "admin"),
+        (get("/v1/quarantine/1", method="DELETE"), "admin"),
+        (post("/v1/quarantine/1/release", b"", content_type="application/json"), "admin"),
     ],
 )
 def test_who_may_do_what(guarded: Running, request_: bytes, least: str) -> None:
@@ -87,7 +91,7 @@ def test_who_may_do_what(guarded: Running, request_: bytes, least: str) -> None:
     for role in roles:
         answer = asked(guarded, request_, SECRETS[role])
         assert (answer.status == 403) == (roles.index(role) < roles.index(least)), (role, answer)
-        assert answer.status in (200, 201, 202, 403)
+        assert answer.status in (200, 201, 202, 403) or b"no batch of position 1" in answer.body
 
 
 def test_a_stranger_is_turned_away_before_the_body_is_sent(guarded: Running) -> None:

@@ -1,0 +1,133 @@
+"""`embcache quarantine`: batches of updates that are set aside, listed, shown, released and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from embcache.cli.options import ConfigOption, TokenOption, UrlOption, place, print_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Batches of updates that would have left a row with a greater norm than its table's max_norm. They are set "
+    "aside as a whole; nothing of them counts until they are released.",
+)
+
+PAGE = 100
+PositionArgument = Annotated[int, typer.Argument(metavar="POSITION", min=1, help="The batch's position.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class Quarantine(Protocol):
+    """What a client has of it, and a cache of one's own."""
+
+    def quarantine(self, after: int = 0, limit: int = PAGE) -> dict[str, Any]: ...
+
+    def quarantined(self, position: int) -> dict[str, Any]: ...
+
+    def release(self, position: int) -> dict[str, Any]: ...
+
+    def drop_quarantined(self, position: int) -> None: ...
+
+
+@contextmanager
+def _opened(config: Path | None, url: str | None, token: str | None) -> Iterator[Quarantine]:
+    """Of a running service (`url`), or in a stopped one's data (`config`)."""
+    config, url = place(config, url)
+    if url is not None:
+        from embcache.errors import MalformedRequest
+        from embcache_client import Client
+
+        try:
+            client = Client(url, token=token)
+        except ValueError as error:
+            raise MalformedRequest(f"--url: {error}") from None
+        with client:
+            yield client
+    elif config is not None:
+        from embcache.cache import EmbeddingCache
+        from embcache.config import Settings
+
+        with EmbeddingCache.open(Settings.load(config)) as cache:
+            yield cache
+
+
+@app.command("list")
+def list_(config: ConfigOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+    """List all of them, the oldest first."""
+    from embcache.cli.show import quarantine_table
+    from embcache.config import shown_size
+
+    batches: list[dict[str, Any]] = []
+    with _opened(config, url, token) as there:
+        page = there.quarantine(0, PAGE)
+        batches += page["batches"]
+        while page["next"] is not None:
+            page = there.quarantine(page["next"], PAGE)
+            batches += page["batches"]
+    if batches:
+        print_table(quarantine_table(batches))
+        typer.echo(f"{len(batches)} batches, which take {shown_size(page['bytes'])} of updates.quarantine_bytes")
+    else:
+        typer.echo("no batch is set aside")
+
+
+@app.command()
+def show(
+    position: PositionArgument, config: ConfigOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
+    """Show one: why it was set aside, its changes, and how many of their rows a release would leave alone."""
+    from embcache.cli.show import quarantine_table, quarantined_changes_table
+
+    with _opened(config, url, token) as there:
+        batch = there.quarantined(position)
+    print_table(quarantine_table([batch]))
+    print_table(quarantined_changes_table(batch["changes"]))
+
+
+@app.command()
+def release(
+    position: PositionArgument,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Apply one after all, as a new batch that no limit is for, but for rows that were changed since. Asks first."""
+    with _opened(config, url, token) as there:
+        if not yes:
+            typer.confirm(f"release {_told(there.quarantined(position))}?", abort=True, err=True)
+        told = there.release(position)
+    typer.echo(
+        f"released at position {told['position']}: {told['rows']:,} changes of rows, {told['skipped']:,} left out, of "
+        "which there is something newer"
+    )
+
+
+@app.command()
+def drop(
+    position: PositionArgument,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Forget one for good. Asks first."""
+    with _opened(config, url, token) as there:
+        if not yes:
+            typer.confirm(f"drop {_told(there.quarantined(position))} for good?", abort=True, err=True)
+        there.drop_quarantined(position)
+    typer.echo(f"dropped the batch of position {position}")
+
+
+def _told(batch: Mapping[str, Any]) -> str:
+    skipped = sum(change["skipped"] for change in batch["changes"])
+    return (
+        f"the batch of position {batch['position']}, {batch['rows']:,} changes of rows by {batch['producer']}, of "
+        f"which a release would leave out {skipped:,}"
+    )
