@@ -46,21 +46,25 @@ class NotWarm(RuntimeError):
 
 
 @contextmanager
-def warm_service(ids: U64s, rows: F32s, *, unix: bool = False) -> Iterator[WarmService]:
+def warm_service(
+    ids: U64s, rows: F32s, *, unix: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[WarmService]:
     """Serve one table, TABLE, as warm_tables() does."""
-    with warm_tables({TABLE: (ids, rows)}, unix=unix) as service:
+    with warm_tables({TABLE: (ids, rows)}, unix=unix, environment=environment) as service:
         yield service
 
 
 @contextmanager
-def warm_tables(tables: Mapping[str, Table], *, unix: bool = False) -> Iterator[WarmService]:
+def warm_tables(
+    tables: Mapping[str, Table], *, unix: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[WarmService]:
     """Serve the tables with twice the memory that they take, and look them up until all comes from the warm tier.
 
-    unix: `url` and `client` are of a Unix socket rather than TCP loopback.
+    unix: `url` and `client` are of a Unix socket rather than TCP loopback. environment: settings of the service.
     """
     row_mib = 2 * sum(rows.nbytes for _, rows in tables.values()) >> 20
     with ExitStack() as stack:
-        environment = {}
+        environment = dict(environment or {})
         if unix:
             socket = Path(stack.enter_context(TemporaryDirectory(prefix="loadtest-unix-")), "socket")
             environment["EMBCACHE_SERVER__UDS"] = str(socket)
