@@ -1,12 +1,14 @@
 """A random player of lookups, updates, imports, rows that expire and are swept, versions that are staged, followed,
-switched and dropped, evictions, crashes and reopenings, against the oracle."""
+switched and dropped, evictions, snapshots and restores, crashes and reopenings, against the oracle."""
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from embcache import EmbeddingCache, updatecalls
+from embcache import EmbeddingCache, snapshotcalls, updatecalls
 from embcache.config import Settings
 from embcache.errors import Conflict, EmbcacheError, Fenced, NotReady, SequenceGap, UnknownTable
+from embcache.owner import snapshots
 from embcache.pending import Pending
 from embcache.updatecalls import Change, Pushed
 from embcache_client.results import COLD, MISSING, WARM
@@ -69,6 +72,8 @@ class Hierarchy(RuleBasedStateMachine):
         self.position = 0  # of what was acknowledged last
         self.last: dict[str, Sent] = {}
         self.restarts = 0  # bounded, since each takes a second or two
+        self.snapshot: tuple[Naive, dict[str, Sent], int] | None = None  # and what was so when it was taken
+        self.restored = False
         for number, dtype in enumerate(["f32", "f16"]):
             self.fill(NAMES[number], 4 + number, dtype, 3 * number)
 
@@ -250,6 +255,39 @@ class Hierarchy(RuleBasedStateMachine):
             start = page.next
         assert ids == sorted(self.naive.tables[name].rows)
 
+    # --- snapshots -----------------------------------------------------------------------------------------------
+
+    @rule(seed=seeds)
+    def take_snapshot(self, seed: int) -> None:
+        """While what was pushed is being applied."""
+        self.train(seed)
+        shutil.rmtree(self.folder / "snapshot", ignore_errors=True)
+        link = self.cache.attached().link
+        taken = snapshotcalls.begin(link, str(self.folder / "snapshot")).result()
+        end = time.monotonic() + WAIT
+        while (told := snapshotcalls.state(link, taken).result())["state"] == "running":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert told["state"] == "done", told
+        self.snapshot = copy.deepcopy((self.naive, self.last, self.position))
+
+    @precondition(lambda self: self.snapshot is not None and self.restarts < 2)
+    @rule(seed=seeds)
+    def restore(self, seed: int) -> None:
+        """All is as it was when the snapshot was taken, but for the time, which has passed."""
+        assert self.snapshot is not None
+        self.train(seed)
+        self.restarts += 1
+        history = self.cache.attached().views.history
+        self.cache.close()
+        snapshots.restore(self.settings.cold, {"source": str(self.folder / "snapshot")}, lambda *_: None)
+        self.naive, self.last, self.position = copy.deepcopy(self.snapshot)
+        self.naive.pass_time(self.clock.now - self.naive.now)
+        self.restored = True
+        self.cache = EmbeddingCache.open(self.settings)
+        assert self.cache.attached().views.history != history
+        self.check_restarted()
+
     # --- time ----------------------------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([1, 39, 40, 300, 100_000]), seed=seeds)
@@ -264,7 +302,11 @@ class Hierarchy(RuleBasedStateMachine):
     @rule(producer=producers)
     def open_producer(self, producer: str) -> None:
         opened = self.cache.open_producer(producer)
-        assert told(opened) == told(self.naive.open(producer))
+        state = self.naive.open(producer)
+        if self.restored:  # epochs of a new history are above all that anybody may have been given
+            assert opened.epoch >= state.epoch
+            state.epoch = opened.epoch
+        assert told(opened) == told(state)
         self.position = max(self.position, opened.position)
 
     @rule(seed=seeds)
