@@ -257,11 +257,11 @@ class Hierarchy(RuleBasedStateMachine):
 
     # --- snapshots -----------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.snapshot is None)
     @rule(seed=seeds)
     def take_snapshot(self, seed: int) -> None:
-        """While what was pushed is being applied."""
+        """While what was pushed is being applied. One, since each takes a second or two."""
         self.train(seed)
-        shutil.rmtree(self.folder / "snapshot", ignore_errors=True)
         link = self.cache.attached().link
         taken = snapshotcalls.begin(link, str(self.folder / "snapshot")).result()
         end = time.monotonic() + WAIT
