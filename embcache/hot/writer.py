@@ -31,7 +31,7 @@ from embcache.gpu.launcher import Launcher
 from embcache.gpu.pools import Pool, shares
 from embcache.gpu.table import Change, GpuTable
 from embcache.hot.allowance import Allowance
-from embcache.hot.pinning import Pinning
+from embcache.hot.filling import Filling
 
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
@@ -80,7 +80,7 @@ class Writer:
         self._opened: Feed | None = None
         self._views: dict[int, TableView] = {}
         self._generation = -1  # of the newest catalogue that they are of
-        self._pinning: Pinning | None = None
+        self._filling = Filling(self._pinned)
         self.division = Division(0, {})
         self.rows_updated = 0
         self._closed = False
@@ -159,9 +159,7 @@ class Writer:
         if self._opened is not None:
             self._opened.close()
         self._feed = self._opened = None
-        if self._pinning is not None:
-            self._pinning.stop()
-            self._pinning = None
+        self._filling.stop()
 
     def _attach(self, attachment: Attachment) -> None:
         self._attachment = attachment
@@ -190,14 +188,15 @@ class Writer:
         missing = self._pinned - {view.spec.name for view in self._views.values()}
         if missing:
             log.warning("hot.pinned: there is no table %s yet", ", ".join(sorted(missing)))
-        self._pin()
+        self._filling.begin(attachment, self._views.values(), self.division.pools, self._hand_on)
 
     def _take_views(self, views: Views) -> None:
         if self._feed is None:
             return
         if self._is_worth_dividing(_rows(views)):
             self._divide(views)
-            self._pin()
+            if self._attachment is not None:
+                self._filling.begin(self._attachment, self._views.values(), self.division.pools, self._hand_on)
             return
         # Catalogues may come in any order, and one that is older lacks versions whose rows are here: those stay known
         # until the table is emptied, or what the owner tells of them would be passed over.
@@ -209,8 +208,8 @@ class Writer:
             went_live = any(view.live and not self._views[number].live for number, view in now.items())
             self._views |= now
             self._generation = views.generation
-        if new or went_live:
-            self._pin()
+        if (new or went_live) and self._attachment is not None:
+            self._filling.pin(self._attachment, self._views.values(), self._hand_on)
 
     def _is_worth_dividing(self, rows: Mapping[int, int]) -> bool:
         if not rows.keys() <= self.division.pools.keys():
@@ -288,17 +287,8 @@ class Writer:
         else:
             promotion.done()
 
-    def _pin(self) -> None:
-        """Have the rows of pinned tables brought up, all of them."""
-        if self._pinning is not None:
-            self._pinning.stop()
-            self._pinning = None
-        views = [view for view in self._views.values() if view.spec.name in self._pinned and view.live]
-        if views and self._attachment is not None:
-            self._pinning = Pinning(self._attachment, views, self._pin_page)
-
-    def _pin_page(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None]) -> None:
-        self._line_up(_Promotion(view, ids, pinned=True, done=done))
+    def _hand_on(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None], *, pinned: bool) -> None:
+        self._line_up(_Promotion(view, ids, pinned, done))
 
 
 def _nobody(_error: DeviceError) -> None:

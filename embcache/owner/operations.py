@@ -23,6 +23,7 @@ from embcache.owner.server import Answer, Handle
 from embcache.owner.stats import Stats
 from embcache.owner.update_calls import UpdateCalls
 from embcache.owner.version_calls import VersionCalls
+from embcache.owner.warm_calls import WarmCalls
 from embcache.spec import TableSpec
 
 SCAN_BYTES = 32 << 20
@@ -40,12 +41,12 @@ class Operations:
         self._reads = parts.reads
         self._imports = parts.imports
         self._intake = parts.intake
-        self._warm_start = parts.warm_start
         self._stats = stats
         updates = UpdateCalls(parts.intake, parts.tables)
         versions = VersionCalls(parts)
         changed = ChangedCalls(parts)
         quarantine = QuarantineCalls(parts)
+        warm = WarmCalls(parts)
         self._ops: dict[str, Handle] = {
             "read": self.read,
             "catalogue": self.catalogue,
@@ -62,7 +63,8 @@ class Operations:
             "changed": changed.changed,
             "fetch": changed.fetch,
             "stats": self.stats,
-            "warm_start": self.warm_start,
+            "warm_start": warm.warm_start,
+            "in_use": warm.in_use,
             "producer": updates.producer,
             "open_producer": updates.open_producer,
             "update": updates.update,
@@ -186,10 +188,6 @@ class Operations:
     async def stats(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{} -> {"tables": [...], "memory": {...}, "owner": {...}}, see stats.py."""
         return await self._stats.collect(), ()
-
-    async def warm_start(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{} -> {"tables": [...]}, see WarmStart.progress."""
-        return {"tables": self._warm_start.progress()}, ()
 
 
 def _ids(payload: memoryview, n: int) -> Ids:

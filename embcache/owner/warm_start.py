@@ -96,6 +96,11 @@ class WarmStart:
         found = self._returns.get(version)
         return found is not None and found.state != DONE
 
+    def brings_rows_in_use(self, version: int) -> bool:
+        """Whether rows of a version are still to come that were in use: those come first."""
+        found = self._returns.get(version)
+        return found is not None and (found.state == LISTING or bool(found.line and found.line[0][0]))
+
     def progress(self) -> list[dict[str, Any]]:
         """For each version that was live at the start {"table", "version", "state", "kept", "wanted", "back"}.
 

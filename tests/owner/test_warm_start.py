@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import pytest
 
 from embcache.attachment import Attachment
 from embcache.config import Cold, Warm
-from embcache.errors import NotReady, Overloaded
+from embcache.errors import MalformedRequest, NotReady, Overloaded
 from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
-from embcache.owner import audit, snapshots, warm_start
+from embcache.owner import audit, snapshots, warm_calls, warm_start
 from embcache.owner import reads as reads_module
 from embcache.owner.kept_ids import HEADER_BYTES, path_of
 from embcache.owner.owner import Owner
@@ -47,10 +47,15 @@ def start(tmp_path: Path, store: WatchedStore, *specs: TableSpec, warm: Warm = A
 
 @contextmanager
 def held_back(
-    tmp_path: Path, store: WatchedStore, warm: Warm = AT_THE_END, *, after: bool = False
+    tmp_path: Path,
+    store: WatchedStore,
+    warm: Warm = AT_THE_END,
+    *,
+    after: bool = False,
+    specs: Sequence[TableSpec] = (),
 ) -> Iterator[OwnerThread]:
     """An owner whose first piece is being read until somebody sets `store._gate`."""
-    with store.held_back(after=after), start(tmp_path, store, warm=warm) as owner:
+    with store.held_back(after=after), start(tmp_path, store, *specs, warm=warm) as owner:
         try:
             assert store.reading.acquire(timeout=WAIT)
             yield owner
@@ -394,6 +399,43 @@ def test_a_disk_that_fails_ends_a_warm_start_and_nothing_else(kept: Path, tmp_pa
     with start(tmp_path, store) as owner:
         assert done(owner) == {"item": (2000, 0, 0)}
         assert (read(owner.link(), catalogue(owner.link())["item"], IDS)[0] == 1).all()
+
+
+def test_the_owner_tells_what_is_in_use_once_it_is_back(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_calls, "LIST_SETS", 100)
+    ids = some_ids(CAPACITY // 256)
+    with start(tmp_path, store, WIDE) as owner:
+        fill(owner.link(), "item", ids, rows_of(ids, 256))
+        used = use_some(owner, ids)
+        number = number_of(owner)
+        assert sorted(in_use(owner, number)) == sorted(used.tolist())
+        before = uses(owner)
+    with held_back(tmp_path, store, specs=[WIDE]) as owner:
+        meta = {"version": number, "use": 7, "set": 300}
+        told = owner.link().call("in_use", meta).result(WAIT)
+        assert (told.meta["later"], told.meta["next"], len(told.payload)) == (True, 300, 0)
+        store._gate.set()
+        done(owner)
+        assert set(in_use(owner, number)) == {one for one, use in before.items() if use} >= set(used.tolist())
+        told = owner.link().call("in_use", {"version": number + 1, "use": 7, "set": 0}).result(WAIT)
+        assert (told.meta["later"], told.meta["next"], len(told.payload)) == (False, None, 0)
+        with pytest.raises(MalformedRequest, match="'use' of a call should be a number from 0 to 7"):
+            owner.link().call("in_use", {"version": number, "use": 8, "set": 0}).result(WAIT)
+
+
+def in_use(owner: OwnerThread, number: int) -> list[int]:
+    """All ids of a version whose rows are in use, the most first."""
+    link, found = owner.link(), list[int]()
+    for use in range(7, 0, -1):
+        following: int | None = 0
+        while following is not None:
+            told = link.call("in_use", {"version": number, "use": use, "set": following}).result(WAIT)
+            assert not told.meta["later"]
+            found += np.frombuffer(told.payload, np.uint64).tolist()
+            following = told.meta["next"]
+    return found
 
 
 def test_lookups_have_the_disk_first(
