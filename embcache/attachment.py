@@ -111,14 +111,26 @@ class Attachment:
 
     def warm_rows(self, view: TableView, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """Those of ids u64 [n] that the arena has now, u64 [m], and their rows as stored, u8 [m, row_bytes]."""
+        rows, status, _ = self._looked_up(view, ids)
+        found = status == WARM
+        return ids[found], rows[found]
+
+    def split(self, view: TableView, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """(Those of ids u64 [n] that the arena has now, those of which it knows nothing): not those without a row."""
+        _, status, left = self._looked_up(view, ids)
+        return ids[status == WARM], ids[left]
+
+    def _looked_up(
+        self, view: TableView, ids: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
+        """(rows u8 [n, row_bytes] as stored, status u8 [n] of WARM or MISSING, the places of ids that are left)."""
         rows, status = np.empty((ids.size, view.spec.row_bytes), np.uint8), np.empty(ids.size, np.uint8)
         misses, segments = np.empty(ids.size, np.int32), np.zeros((1, SEGMENT_COLUMNS), np.int64)
         segments[0, :COUNT] = view.columns
         segments[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
         left = self.probe(segments)
         status[misses[:left]] = MISSING
-        found = status == WARM
-        return ids[found], rows[found]
+        return rows, status, misses[:left]
 
     def close(self) -> None:
         """Leave the owner. Lookups under way fail; the mapping goes with its last user."""

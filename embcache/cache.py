@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache import quarantinecalls, tablecalls, updatecalls
+from embcache import prefetching, quarantinecalls, tablecalls, updatecalls
 from embcache.answers import Terms, deadline_after, on_device, on_host
 from embcache.attachment import Attachment
 from embcache.config import Hot, Settings
@@ -32,7 +32,7 @@ from embcache.tablecalls import ChangedIds, Import, ScanPage, Staged, Switched
 from embcache.updatecalls import Change, Producer, Progress, Pushed
 from embcache_client.buffers import BufferPool
 from embcache_client.lookup import Ids, Versions, bag_query_of, items_of, query_of
-from embcache_client.results import LookupResult
+from embcache_client.results import LookupResult, Prefetched
 from embcache_client.wire import Query as ClientQuery
 
 ATTACH_TIMEOUT_S = 5.0
@@ -177,6 +177,16 @@ class EmbeddingCache:
         queries = [bag_query_of(table, bags, pooling, version) for table, bags in items_of(tables, "(ids, lengths)")]
         deadline = deadline_after(deadline_ms)
         return self._answer(queries, Terms(dtype, strict, deadline, min_position, history, device, out))
+
+    def prefetch(self, tables: Mapping[str, Ids], *, version: Versions = None) -> Prefetched:
+        """Have rows that will soon be looked up brought up a tier, in the background: from disk to memory, from memory
+        to this process's hot tier.
+
+        tables, version: as of a lookup. Returns at once; Overloaded where too many ids wait already.
+        """
+        attachment = self.attached()
+        queries = [query_of(table, ids, version) for table, ids in items_of(tables, "ids")]
+        return prefetching.prefetch(attachment, [self._query(query) for query in queries]).result()
 
     # --- tables --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from embcache_client.client import Client
 from embcache_client.errors import ClientError, ServiceError
 from embcache_client.ids import hash_values
 from embcache_client.lookup import Values
-from embcache_client.results import STATUS_NAMES, ChangedIds, LookupResult, RowPage, TableRows
+from embcache_client.results import STATUS_NAMES, ChangedIds, LookupResult, Prefetched, RowPage, TableRows
 from embcache_client.trainer import Trainer, TrainerFull
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Client",
     "ClientError",
     "LookupResult",
+    "Prefetched",
     "RetryPolicy",
     "RowPage",
     "ServiceError",

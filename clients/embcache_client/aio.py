@@ -17,7 +17,8 @@ from embcache_client.client import is_unavailable
 from embcache_client.errors import ClientError
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
 from embcache_client.lookups import Lookups
-from embcache_client.results import ChangedIds, LookupResult, RowPage
+from embcache_client.prefetch import prefetch_call
+from embcache_client.results import ChangedIds, LookupResult, Prefetched, RowPage
 
 
 class AsyncClient:
@@ -88,6 +89,10 @@ class AsyncClient:
                 version=version,
             )
         )
+
+    async def prefetch(self, tables: Mapping[str, Ids], *, version: Versions = None) -> Prefetched:
+        """As Client.prefetch."""
+        return await self._transport.run(prefetch_call(tables, version))
 
     async def tables(self) -> list[dict[str, Any]]:
         """As Client.tables."""

@@ -14,7 +14,8 @@ from embcache_client.call import DEFAULT_TIMEOUT_S, MAX_REPLY_BYTES, Call, Endpo
 from embcache_client.errors import ClientError, ConnectFailed, ConnectionLost, NotReady, ServiceError, Timeout
 from embcache_client.lookup import Ids, Versions, lookup_bags_call, lookup_call
 from embcache_client.lookups import Lookups
-from embcache_client.results import ChangedIds, LookupResult, RowPage
+from embcache_client.prefetch import prefetch_call
+from embcache_client.results import ChangedIds, LookupResult, Prefetched, RowPage
 from embcache_client.transport import Transport
 
 
@@ -114,6 +115,14 @@ class Client:
                 version=version,
             )
         )
+
+    def prefetch(self, tables: Mapping[str, Ids], *, version: Versions = None) -> Prefetched:
+        """Have rows that will be looked up soon brought up a tier, in the background; returns at once.
+
+        tables, version: as of a lookup. Says of how many ids the rows were not in memory. Raises Overloaded, after its
+        tries, where too many wait for theirs already.
+        """
+        return self._transport.run(prefetch_call(tables, version))
 
     def tables(self) -> list[dict[str, Any]]:
         """All tables, each as table() gives it."""

@@ -167,3 +167,10 @@ class LookupResult(Mapping[str, TableRows]):
 
     def __repr__(self) -> str:
         return f"LookupResult({self.results!r}, position {self.position}, history {self.history!r})"
+
+
+class Prefetched(NamedTuple):
+    """Of `ids` ids, so many are `queued`: their rows were not in memory and will be, unless there are none."""
+
+    ids: int
+    queued: int

@@ -36,6 +36,7 @@ __all__ = [
     "decode_page",
     "encode_lookup",
     "encode_page",
+    "encode_prefetch",
 ]
 
 MEDIA_TYPE: Final = "application/msgpack"
@@ -100,6 +101,12 @@ def encode_lookup(
         request["deadline_ms"] = deadline_ms
     # msgpack's own buffer is 256 KiB otherwise, for which malloc asks the system each time.
     packed: bytes = msgpack.packb(request, buf_size=_BESIDE_ARRAYS + sum(_array_bytes(query) for query in queries))
+    return packed
+
+
+def encode_prefetch(queries: Sequence[Query]) -> bytes:
+    """The body of POST /v1/prefetch."""
+    packed: bytes = msgpack.packb({"queries": [_query_map(query) for query in queries]})
     return packed
 
 

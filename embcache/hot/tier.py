@@ -240,6 +240,10 @@ class HotTier:
         if picked.size:
             self._writer.promote(view, picked)
 
+    def bring(self, view: TableView, ids: NDArray[np.uint64]) -> None:
+        """Have rows of ids that the arena has move up, whether or not they were asked for before."""
+        self._writer.promote(view, ids)
+
     def may_offer(self) -> bool:
         """Whether a lookup that did not ask here first should offer its ids: one in a few."""
         self._offers += 1

@@ -49,6 +49,7 @@ class Operations:
         warm = WarmCalls(parts)
         self._ops: dict[str, Handle] = {
             "read": self.read,
+            "prefetch": parts.prefetches.prefetch,
             "catalogue": self.catalogue,
             "create": self.create,
             "drop": self.drop,

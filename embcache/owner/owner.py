@@ -20,6 +20,7 @@ from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.operations import Operations
 from embcache.owner.parts import Parts
+from embcache.owner.prefetches import Prefetches
 from embcache.owner.reads import Reads, Targets
 from embcache.owner.rings import Rings
 from embcache.owner.server import Greeting, Server
@@ -58,7 +59,9 @@ class Owner:
         folder, every_s = settings.cold.path, settings.warm.keep_every_s
         start = WarmStart(folder, threads, memory, reads, tables)
         self._keep = WarmKeep(folder, every_s, threads, memory, tables, start)
-        self.parts = Parts(store, threads, memory, tables, reads, imports, intake, feeds, start)
+        self.parts = Parts(
+            store, threads, memory, tables, reads, imports, intake, feeds, start, Prefetches(memory, reads, tables)
+        )
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections))
         self._operations = Operations(self.parts, stats)
@@ -76,7 +79,7 @@ class Owner:
         self._keep.begin()
         watched = (
             *(self.rings, parts.imports, parts.memory, parts.tables, parts.feeds),
-            *(self._sweeper, self._keep),
+            *(self._sweeper, self._keep, parts.prefetches),
         )
         watches = [each.watch() for each in watched]
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]

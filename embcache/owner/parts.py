@@ -8,6 +8,7 @@ from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
 from embcache.owner.intake import Intake
 from embcache.owner.memory import Memory
+from embcache.owner.prefetches import Prefetches
 from embcache.owner.reads import Reads
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads
@@ -28,3 +29,4 @@ class Parts:
     intake: Intake
     feeds: Feeds
     warm_start: WarmStart
+    prefetches: Prefetches

@@ -96,6 +96,8 @@ class Stats:
             "imports": len(self._parts.imports),
             "rows_read": self._parts.reads.rows_read,
             "rows_joined": self._parts.reads.rows_joined,
+            "rows_prefetched": self._parts.prefetches.rows,
+            "prefetch_ids": self._parts.prefetches.waiting,
         }
 
 

@@ -1,4 +1,4 @@
-"""The ASGI application of a front: lookups and updates go to their own endpoints, everything else to FastAPI's routes.
+"""The ASGI application of a front: lookups, updates and prefetches go to their own endpoints, all else to FastAPI's.
 
 Every error has PROTOCOL's form, whoever raised it.
 """
@@ -21,9 +21,11 @@ from embcache.service.connection import Answer
 from embcache.service.context import Service
 from embcache.service.data import PATH as LOOKUP_PATH
 from embcache.service.failures import Failure
+from embcache.service.prefetch import PATH as PREFETCH_PATH
 
-_ABOUT = """Rows of embedding tables by feature ID. Lookups (`POST /v1/lookup`) and updates (`POST /v1/updates`,
-`/v1/producers/{producer}`) are msgpack and not listed here: see docs/protocol.md, or use `embcache_client`."""
+_ABOUT = """Rows of embedding tables by feature ID. Lookups (`POST /v1/lookup`), prefetches (`POST /v1/prefetch`) and
+updates (`POST /v1/updates`, `/v1/producers/{producer}`) are msgpack and not listed here: see docs/protocol.md, or use
+`embcache_client`."""
 
 _ROUTERS = (
     tables.router,
@@ -38,11 +40,12 @@ _ROUTERS = (
 
 
 class Front:
-    """The application. Sends a request to the lookups' endpoint, the updates' or into FastAPI's stack."""
+    """The application. Sends a request to the endpoint of its own kind, or into FastAPI's stack."""
 
     def __init__(self, service: Service) -> None:
         self.lookups = service.lookups
         self._updates = service.updates
+        self._prefetches = service.prefetches
         self._others = _build(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,6 +55,8 @@ class Front:
             await self.lookups(scope, receive, send)
         elif self._updates.serves(scope["path"]):
             await self._updates(scope, receive, send)
+        elif scope["path"] == PREFETCH_PATH:
+            await self._prefetches(scope, receive, send)
         else:
             await self._others(scope, receive, send)
 

@@ -17,6 +17,7 @@ from embcache.metrics import Counters
 from embcache.service.auth import Doorkeeper
 from embcache.service.bodies import read_body
 from embcache.service.data import LookupEndpoint
+from embcache.service.prefetch import PrefetchEndpoint
 from embcache.service.reader import Reader
 from embcache.service.updates import UpdatesEndpoint
 from embcache.service.warm_gate import WarmGate
@@ -36,16 +37,17 @@ class Service:
     blocks: Sequence[memoryview]
     lookups: LookupEndpoint
     updates: UpdatesEndpoint
+    prefetches: PrefetchEndpoint
     warm_gate: WarmGate
 
     @classmethod
     def of(cls, settings: Settings, blocks: Sequence[memoryview], index: int) -> Service:
         """The parts of front number `index`."""
         reader, doorkeeper, counters = Reader(settings.cold.path), Doorkeeper(settings.token), Counters(blocks[index])
-        lookups = LookupEndpoint(reader, settings.server, doorkeeper, counters)
-        updates = UpdatesEndpoint(reader, settings.server, doorkeeper, counters)
+        parts = (reader, settings.server, doorkeeper, counters)
+        data = (LookupEndpoint(*parts), UpdatesEndpoint(*parts), PrefetchEndpoint(*parts))
         gate = WarmGate(settings.warm.ready_share)
-        return cls(settings, reader, doorkeeper, counters, blocks, lookups, updates, gate)
+        return cls(settings, reader, doorkeeper, counters, blocks, *data, gate)
 
 
 def service_of(request: Request) -> Service:

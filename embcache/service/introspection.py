@@ -85,7 +85,12 @@ def _gauges(service: Service, stats: dict[str, Any]) -> Iterator[Gauge]:
         memory = [((use,), count) for use, count in stats["memory"].items()]
         yield Gauge("owner_memory_bytes", "Memory of the owner by use; the arena is shared", ("use",), memory)
         yield from _update_gauges(stats["updates"])
-        yield Gauge("cold_rows_read", "Rows read from the cold tier", (), [((), stats["owner"]["rows_read"])])
+        for name, what, key in (
+            ("cold_rows_read", "Rows read from the cold tier", "rows_read"),
+            ("prefetched_rows", "Rows of them read for prefetches", "rows_prefetched"),
+            ("prefetch_ids", "Ids whose rows are still to be read for prefetches", "prefetch_ids"),
+        ):
+            yield Gauge(name, what, (), [((), stats["owner"][key])])
     yield Gauge("resident_bytes", "Memory that a process holds, shared pages included", ("process",), resident)
 
 

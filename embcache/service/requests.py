@@ -38,6 +38,7 @@ MAX_DEPTH = 4  # request, queries, a query, its values
 _KEYS_AND_VALUES = 16 + 16 * MAX_QUERIES  # elements of a request beside its feature values
 
 _REQUEST_KEYS = frozenset(("queries", "dtype", "strict", "min_position", "history", "deadline_ms"))
+_PREFETCH_KEYS = frozenset(("queries",))
 _FIRST_KEYS = frozenset(("queries", "dtype"))
 _QUERY_KEYS = frozenset(("table", "version", "ids", "values", "lengths", "pooling", "weights"))
 
@@ -59,18 +60,7 @@ def parse_lookup(body: bytes, max_ids: int, feature_of: Callable[[str], str]) ->
 
     Raises MalformedRequest and its kin, TooLarge, UnknownTable.
     """
-    pairs = guard.measure(body, MAX_DEPTH, max_ids + _KEYS_AND_VALUES)
-    request = unpack_map(body)
-    if not request.keys() <= _REQUEST_KEYS:
-        unknown_key("", request.keys() - _REQUEST_KEYS, _REQUEST_KEYS)
-    pairs -= len(request)
-    queries = []
-    for place, entry in enumerate(_entries(request)):
-        queries.append(_query(entry, place, feature_of))
-        pairs -= len(entry)
-    if pairs:
-        raise MalformedRequest("a key stands twice in one map of the request: give each key once")
-    _check_size(queries, max_ids)
+    request, queries = _parsed(body, _REQUEST_KEYS, max_ids, feature_of)
     dtype = request.get("dtype", "f32")
     if dtype not in DTYPES:
         unsupported_dtype(dtype)
@@ -84,6 +74,30 @@ def parse_lookup(body: bytes, max_ids: int, feature_of: Callable[[str], str]) ->
         optional(request, "history", str),
         unsigned(request, "deadline_ms", MAX_U32),
     )
+
+
+def parse_prefetch(body: bytes, max_ids: int, feature_of: Callable[[str], str]) -> list[Query]:
+    """The queries of a prefetch, which are a lookup's. The same errors."""
+    return _parsed(body, _PREFETCH_KEYS, max_ids, feature_of)[1]
+
+
+def _parsed(
+    body: bytes, keys: frozenset[str], max_ids: int, feature_of: Callable[[str], str]
+) -> tuple[dict[str, Any], list[Query]]:
+    """A request that may have these keys, and its queries."""
+    pairs = guard.measure(body, MAX_DEPTH, max_ids + _KEYS_AND_VALUES)
+    request = unpack_map(body)
+    if not request.keys() <= keys:
+        unknown_key("", request.keys() - keys, keys)
+    pairs -= len(request)
+    queries = []
+    for place, entry in enumerate(_entries(request)):
+        queries.append(_query(entry, place, feature_of))
+        pairs -= len(entry)
+    if pairs:
+        raise MalformedRequest("a key stands twice in one map of the request: give each key once")
+    _check_size(queries, max_ids)
+    return request, queries
 
 
 def _entries(request: dict[str, Any]) -> list[Any]:

@@ -17,6 +17,7 @@ def test_public_names() -> None:
         "Client",
         "ClientError",
         "LookupResult",
+        "Prefetched",
         "RetryPolicy",
         "RowPage",
         "STATUS_NAMES",
