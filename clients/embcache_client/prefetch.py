@@ -25,7 +25,7 @@ def prefetch_call(tables: Mapping[str, Ids], version: Versions) -> Call[Prefetch
 
 def _read(response: Response) -> Prefetched:
     reply = wire.decode_map(response.body)
-    counts = [reply.get(key) for key in ("ids", "queued")]
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise ProtocolError(f"the answer to a prefetch is {reply!r:.100}, not numbers of ids and of those queued")
-    return Prefetched(*counts)
+    ids, queued = reply.get("ids"), reply.get("queued")
+    if type(ids) is int and type(queued) is int and 0 <= queued <= ids:
+        return Prefetched(ids, queued)
+    raise ProtocolError(f"the answer to a prefetch is {reply!r:.100}, not numbers of ids and of those queued")

@@ -24,6 +24,7 @@ def test_a_table_from_its_creation_to_its_end(service: Running) -> None:
     assert created.status == 201
     told = created.json()
     spec = {"name": "shoes", "dim": 3, "dtype": "bf16", "default": "zeros", "feature": "shoes", "add": False}
+    spec |= {"ttl_s": None, "max_norm": None}
     assert told["spec"] == spec
     assert (told["version"], told["rows"], told["rows_exact"]) == ("1", 0, True)
     assert told["tiers"]["cold"]["rows"] == 0
