@@ -84,6 +84,15 @@ def encoded(rows: list[list[float]], dtype: str) -> dict[str, Any]:
     return {"dtype": dtype, "rows": values.astype("<f2" if dtype == "f16" else "<f4").tobytes()}
 
 
+def prefetch(request: dict[str, Any]) -> bytes:
+    ids = sum(len(query["ids"]) // 8 for query in request["queries"])
+    packed: bytes = msgpack.packb({"ids": ids, "queued": 0})
+    return packed
+
+
+DATA = {"lookup": lookup, "prefetch": prefetch}
+
+
 class Service:
     """The ASGI application and its state."""
 
@@ -112,10 +121,8 @@ class Service:
 
     def answer(self, scope: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
         match scope["method"], scope["path"].strip("/").split("/"):
-            case "POST", ["v1", "lookup"]:
-                return MSGPACK, lookup(msgpack.unpackb(body))
-            case "POST", ["v1", "prefetch"]:
-                return MSGPACK, msgpack.packb({"ids": 6, "queued": 0})
+            case "POST", ["v1", "lookup" | "prefetch" as what]:
+                return MSGPACK, DATA[what](msgpack.unpackb(body))
             case _, ["v1", "tables", name, "rows" | "changes" as what]:
                 return MSGPACK, self.read(scope, name, what, body)
             case "POST", ["v1", "imports", key, "rows"]:
