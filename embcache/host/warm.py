@@ -11,6 +11,7 @@ from embcache.host import convert, probe
 from embcache.host.arena import Arena
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
+from embcache.host.rehearsing import rehearse
 from embcache.host.ring import MASK, private_ring
 from embcache.host.rows import F32, convert_rows, fill_uniform
 from embcache.host.segment import COUNT, HOT, LEFT, SEGMENT_COLUMNS
@@ -53,6 +54,9 @@ def warm_writer() -> None:
     held.table.count_use(np.zeros(1, np.int64))
     held.table.set_use(_IDS, np.zeros(_IDS.size, np.uint8))
     held.table.delete(_IDS)
+    rows, times = np.zeros((_IDS.size, _DIM), np.float32), np.zeros(_IDS.size, np.uint64)
+    ops, places = np.zeros(_IDS.size, np.uint8), np.zeros(_IDS.size, np.int64)
+    rehearse(rows, times, ops, rows, places, ops, rows, times, times, times, np.zeros(_IDS.size))
     with tables.resizing(version, 1 << 16) as (old, new):
         new.take_over(old, 0, old.region.sets)
     held.table.check()

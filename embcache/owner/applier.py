@@ -162,7 +162,7 @@ class Applier:
                     await self._change(first, first.entry)
                 elif _released(first) and not self._quarantine.holds(_released(first)):
                     await self._pass_over(first)
-                elif self._guard.must_judge(first) and (over := await self._guard.over(self._queue)) is not None:
+                elif self._guard.must_judge(first) and (over := await self._judged()) is not None:
                     await self._set_aside(first, over)
                 else:
                     await self._tiers.feeds.room()
@@ -237,6 +237,10 @@ class Applier:
         if not work.reads or spec.dtype_code != spec.cold_code:
             return None
         return self._tiers.read(work.version, np.concatenate(work.ids))
+
+    async def _judged(self) -> Over | None:
+        """Why the next batch is over, if it is. A store that cannot read is tried again: what is not judged waits."""
+        return await _until_written(lambda: self._guard.over(self._queue))
 
     async def _set_aside(self, accepted: Accepted, over: Over) -> None:
         """Keep a batch that is over, and go on behind it: no row of it is changed."""

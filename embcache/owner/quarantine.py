@@ -93,6 +93,7 @@ class Quarantine:
     scanned: int = 0
     count: int = 0  # set aside since the owner started
     nbytes: int = 0
+    ordered: dict[int, int] = field(default_factory=dict)  # releases that are in the log and not applied, by position
     _records: dict[int, Record] = field(default_factory=dict)  # by position, ascending
     _producers: dict[str, dict[int, None]] = field(default_factory=dict)  # positions of each, ascending
     _past: set[int] = field(default_factory=set)  # that were listed, and whose entries the log may have
@@ -186,6 +187,7 @@ class Quarantine:
     def remove(self, position: int) -> None:
         """It is gone from the store."""
         self._past.add(position)
+        self.ordered.pop(position, None)
         record = self._records.pop(position, None)
         if record is not None:
             self.nbytes -= record.counted_bytes

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embcache.errors import Conflict
 from embcache.owner.catalogue import LIVE, Version
 from embcache.owner.intake import Intake
 from embcache.owner.marks import Group
@@ -73,9 +74,9 @@ class Releases:
             return record, await self._threads.bulk(_parts, batch, groups, self._tables.find)
 
     async def drop(self, position: int) -> None:
-        """Forget a batch for good, durably."""
+        """Forget a batch for good, durably. Conflict where it is being released."""
         async with self._quarantine.turn:
-            self._quarantine.find(position)
+            self._idle(position)
             store = self._quarantine.store
             await self._threads.change(store.commit, (), self._quarantine.metas_without(position))
             self._quarantine.remove(position)
@@ -85,22 +86,34 @@ class Releases:
         """Apply what is left of a batch; returns once it is applied.
 
         The log's and the store's errors, and DeadlineExceeded where updates before it are not applied in time: it is
-        listed as before, or, if that is what takes long, it will happen all the same.
+        listed as before, or, if that is what takes long, it will happen all the same: Conflict until then.
         """
         async with self._quarantine.turn:
-            self._quarantine.find(position)
+            self._idle(position)
             await self._intake.wait_applied(self._intake.committer.logged, _APPLY_S)
             await self._intake.marker.scan(self._intake.applier.applied)  # most of it, while others push on
+            record = self._idle(position)
+            batch, _ = await self._batch(record)
             async with self._tables.unchanging():
                 await self._intake.committer.drain()
                 await self._intake.wait_applied(self._intake.committer.logged, _CLOSED_S)
                 await self._intake.marker.scan(self._intake.applier.applied)
-                batch, groups = await self._batch(self._quarantine.find(position))
+                groups = await self._intake.marker.groups(self._idle(position))
                 left, skipped = await self._threads.bulk(rest_of, batch, groups, self._tables.find)
                 left = dataclasses.replace(left, released=position)
-                at = await self._intake.committer.release(left)
+                at = self._quarantine.ordered[position] = await self._intake.committer.release(left)
             await self._intake.wait_applied(at, _APPLY_S)
             return Released(at, sum(len(change.ids) for change in left.changes), skipped)
+
+    def _idle(self, position: int) -> Record:
+        """A record that nothing is to happen to. UnknownTable, Conflict."""
+        record, at = self._quarantine.find(position), self._quarantine.ordered.get(position)
+        if at is not None:
+            raise Conflict(
+                f"the batch of position {position} is being released, at position {at}, which is not applied yet",
+                {"position": str(position), "released": str(at)},
+            )
+        return record
 
     async def _batch(self, record: Record) -> tuple[Batch, Groups]:
         batch = await self._threads.bulk(self._quarantine.read, record)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from embcache.config import Cold, Updates
-from embcache.errors import MalformedRequest, StorageFull, UnknownTable
+from embcache.errors import Conflict, DeadlineExceeded, MalformedRequest, StorageFull, UnknownTable
 from embcache.host import expiry
-from embcache.owner import applier, audit, guard, judging, quarantine, snapshots
+from embcache.owner import applier, audit, guard, judging, quarantine, releases, snapshots
 from embcache.spec import TableSpec
 from embcache_storage.rocks import RocksStore
+from embcache_storage.store import StoreError
 from tests.naive import NaiveTable
 from tests.owner.asides import FREE, GUARDED, LIMIT, Change, Served, oracle, wide
 from tests.owner.stores import WatchedStore
@@ -212,6 +213,15 @@ def test_rows_that_expire_are_judged_by_when_their_batch_was_accepted(
         assert set_aside > 2
 
 
+def test_what_cannot_be_judged_is_not_applied_unjudged(served: Served, store: WatchedStore) -> None:
+    served.push(("item", "assign", [1], wide([1], 9)))
+    store.read_errors += [StoreError("the disk does not answer")] * 2
+    served.push(("item", "add", [1], wide([1], 9)))
+    assert not store.read_errors
+    served.push(("item", "add", [1], wide([1], 1)))
+    served.check([1])
+
+
 def test_damaged_rows_are_never_over(served: Served, store: WatchedStore) -> None:
     served.push(("item", "assign", [1, 2], wide([1, 2], 9)))
     store.damage(catalogue(served.link)["item"].number, 1)
@@ -388,6 +398,32 @@ def test_a_snapshot_has_what_is_set_aside_and_an_audit_looks_at_it(tmp_path: Pat
         assert (finding["where"], finding["what"].startswith(what)) == (key, True)
         store = RocksStore(folder / "rocksdb")
     store.close()
+
+
+def test_what_is_being_released_is_neither_dropped_nor_released_again(
+    served: Served, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release is in the log, and takes longer to apply than who asked for it waits."""
+    monkeypatch.setattr(releases, "_APPLY_S", 0.2)
+    position = served.push(("item", "add", [1], wide([1])))
+    go_on, releasing = threading.Event(), threading.Event()
+
+    def hold(call: str) -> None:
+        if releasing.is_set():
+            go_on.wait(WAIT)
+
+    store.before = hold
+    releasing.set()
+    with pytest.raises(DeadlineExceeded):
+        served.link.call("quarantine_release", {"position": position}).result(WAIT)
+    for op in ("quarantine_release", "quarantine_drop"):
+        with pytest.raises(Conflict, match=f"position {position} is being released, at position {position + 1}"):
+            served.link.call(op, {"position": position}).result(WAIT)
+    go_on.set()
+    served.link.call("wait", {"position": position + 1, "timeout_s": WAIT}).result(WAIT)
+    assert served.naive is not None
+    served.naive.release(position)
+    served.check([1])
 
 
 def test_tables_without_a_limit_are_not_judged(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
