@@ -163,7 +163,11 @@ class NaiveAside:
     def __init__(self, changes: Changes, versions: dict[str, list[NaiveTable]]) -> None:
         self.changes = changes
         self.versions = versions
+        self.ours: dict[tuple[str, int], set[str]] = {}
         self.since: dict[tuple[str, int], set[str]] = {}
+        for table, op, ids, _, _ in changes:
+            for identifier in ids:
+                self.ours.setdefault((table, identifier), set()).add(op)
 
     def note(self, table: str, version: NaiveTable, op: str, ids: Iterable[int]) -> None:
         """An applied change of a version."""
@@ -173,8 +177,8 @@ class NaiveAside:
 
     def skips(self, table: str, identifier: int) -> bool:
         """Whether a release leaves a row alone: it was assigned or deleted since, or changed where it would be now."""
-        ours = {op for name, op, ids, _, _ in self.changes if name == table and identifier in ids}
-        return bool(self.since.get((table, identifier), set()) - (set() if ours - {"add"} else {"add"}))
+        harmless = set() if self.ours[table, identifier] - {"add"} else {"add"}
+        return bool(self.since.get((table, identifier), set()) - harmless)
 
 
 class Naive:
@@ -189,7 +193,7 @@ class Naive:
         self.others: dict[tuple[str, str], NaiveTable] = {}
         self.producers: dict[str, NaiveProducer] = {}
         self.now = 0  # in ms
-        self.aside: dict[int, NaiveAside] = {}
+        self.aside: dict[Any, NaiveAside] = {}
 
     def pass_time(self, ms: int) -> None:
         """It is later now."""
@@ -208,11 +212,11 @@ class Naive:
         producer: str,
         mark: bytes,
         changes: Iterable[tuple[Any, ...]],
-        position: int = 0,
+        key: Any = None,
     ) -> bool:
         """Accept a producer's next batch: (table, op, ids, rows f32 [n, dim]) for each change, and its ttl_s if any.
 
-        -> whether it is set aside, under `position`, since a live version would have a row over its limit.
+        -> whether it is set aside, under `key`, since a live version would have a row over its limit.
         """
         state = self.producers[producer]
         state.last_seq, state.mark = state.last_seq + 1, mark
@@ -220,20 +224,23 @@ class Naive:
             (table, op, [int(identifier) for identifier in ids], rows, rest[0] if rest else None)
             for table, op, ids, rows, *rest in changes
         ]
+        if all(self.tables[name].max_norm is None for name, *_ in made):
+            self._apply(made, {})
+            return False
         before = {name: (dict(self.tables[name].rows), dict(self.tables[name].expiries)) for name, *_ in made}
         over = [self.tables[name].change(op, ids, rows, ttl_s, self.now) for name, op, ids, rows, ttl_s in made]
         for name, (rows_before, expiries_before) in before.items():
             self.tables[name].rows, self.tables[name].expiries = rows_before, expiries_before
         if any(over):
             versions = {table: [self.tables[table], *self._followers(table)] for table in before}
-            self.aside[position] = NaiveAside(made, versions)
+            self.aside[key] = NaiveAside(made, versions)
             return True
         self._apply(made, {})
         return False
 
-    def release(self, position: int) -> tuple[int, int]:
+    def release(self, key: Any) -> tuple[int, int]:
         """Apply what is left of a batch that is set aside -> changes of rows that were made, and that were skipped."""
-        released = self.aside.pop(position)
+        released = self.aside.pop(key)
         left: Changes = []
         for table, op, ids, rows, ttl_s in released.changes:
             live = self.tables.get(table)

@@ -1,5 +1,6 @@
-"""A random player of lookups, updates, imports, rows that expire and are swept, versions that are staged, followed,
-switched and dropped, evictions, snapshots and restores, crashes and reopenings, against the oracle."""
+"""A random player of lookups, updates, imports, rows that expire and are swept, batches that are set aside, released or
+dropped, versions that are staged, followed, switched and dropped, evictions, snapshots and restores, crashes and
+reopenings, against the oracle."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ NAMES = ["a", "b", "c"]
 DTYPES = ["f32", "f16", "bf16", "q8"]
 LABELS = ["x", "y"]
 TTLS = [None, 0, 40, 600]  # of tables, in seconds
+LIMITS = [None, 7.0, 30.0]  # of the norms of their rows
 DEFAULTS: list[Any] = ["zeros", {"uniform": 0.5}]
 WORLD = np.unique(np.random.default_rng(7).integers(0, 2**64, 900, dtype=np.uint64))  # far more than are kept warm
 PRODUCERS = ["trainer-0", "trainer-1"]
@@ -98,6 +100,7 @@ class Hierarchy(RuleBasedStateMachine):
             self.check(name, WORLD[-100:], table.dtype)
         for (name, label), version in self.naive.others.items():
             self.check(name, WORLD, version.dtype, label)
+        assert self.set_aside().keys() == self.naive.aside.keys()
 
     def check(self, name: str, ids: Any, wire: str, version: str | None = None) -> None:
         found = self.cache.lookup({name: ids}, dtype=wire, version=version)
@@ -112,15 +115,17 @@ class Hierarchy(RuleBasedStateMachine):
     def fill(self, name: str, dim: int, dtype: str, seed: int) -> None:
         random = np.random.default_rng(seed)
         add = dtype == "f32" or seed % 3 == 0
-        ttl_s = TTLS[seed % 7 % 4]
+        ttl_s, limit = TTLS[seed % 7 % 4], LIMITS[seed % 11 % 3]
         spec = {"name": name, "dim": dim, "dtype": dtype, "default": DEFAULTS[seed % 2], "add": add, "ttl_s": ttl_s}
+        spec["max_norm"] = limit
         table = self.naive.tables.get(name)
         if table is not None:  # a new version of the same table
             dim, spec = table.dim, None  # type: ignore[assignment]
         label, ids, rows = self.imported(name, spec, dim, random, seed)
         if table is None:
-            self.naive.tables[name] = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add, ttl_s=ttl_s)
+            table = NaiveTable(dim, dtype, DEFAULTS[seed % 2], add, ttl_s=ttl_s, max_norm=limit)
         self.naive.labels[name] = label
+        self.naive.tables[name] = copy.copy(table)  # what is set aside is of the one before
         self.naive.tables[name].load(ids.tolist(), rows, self.naive.now)
 
     def imported(
@@ -174,7 +179,10 @@ class Hierarchy(RuleBasedStateMachine):
         live, dtype = self.naive.tables[name], DTYPES[seed % 4]
         add = dtype == "f32" or seed % 3 == 0
         spec = {"dtype": dtype, "default": DEFAULTS[seed % 2], "add": add, "ttl_s": TTLS[seed % 5 % 4]}
-        version = NaiveTable(live.dim, dtype, DEFAULTS[seed % 2], add, follow, TTLS[seed % 5 % 4])
+        spec["max_norm"] = LIMITS[seed % 11 % 3]
+        version = NaiveTable(
+            live.dim, dtype, DEFAULTS[seed % 2], add, follow, TTLS[seed % 5 % 4], LIMITS[seed % 11 % 3]
+        )
         taken = label == self.naive.labels[name] or (name, label) in self.naive.others
         if taken or not can_follow(live, version):
             with np.testing.assert_raises(Conflict):
@@ -193,6 +201,7 @@ class Hierarchy(RuleBasedStateMachine):
                 self.cache.importing(name, None, label)
             return
         _, ids, rows = self.imported(name, None, version.dim, random, seed, label)
+        version = self.naive.others[name, label] = copy.copy(version)
         version.load(ids.tolist(), rows, self.naive.now)
 
     @precondition(lambda self: self.naive.others)
@@ -333,6 +342,26 @@ class Hierarchy(RuleBasedStateMachine):
         for name, _, ids, *_ in sent.told:
             self.check(name, np.array(ids, np.uint64), "f32")
 
+    def set_aside(self) -> dict[tuple[str, int], int]:
+        """The positions of batches that are set aside, by producer and seq."""
+        batches = self.cache.quarantine(0, 1000)["batches"]
+        return {(batch["producer"], batch["seq"]): batch["position"] for batch in batches}
+
+    @precondition(lambda self: self.naive.aside)
+    @rule(release=st.booleans(), seed=seeds, data=st.data())
+    def decide(self, release: bool, seed: int, data: st.DataObject) -> None:
+        """Release what is set aside, or drop it, while updates are on their way that change the same rows."""
+        self.settle()
+        positions, chosen = self.set_aside(), data.draw(st.sampled_from(sorted(self.naive.aside)))
+        self.train(seed)
+        if release:
+            told = self.cache.release(positions[chosen])
+            assert (told["rows"], told["skipped"]) == self.naive.release(chosen)
+            self.position = max(self.position, told["position"])
+        else:
+            self.cache.drop_quarantined(positions[chosen])
+            del self.naive.aside[chosen]
+
     @rule(producer=producers)
     def push_again(self, producer: str) -> None:
         """By a producer that heard no answer, or was opened anew since; whatever became of its tables."""
@@ -413,7 +442,7 @@ class Hierarchy(RuleBasedStateMachine):
 
     def accepted(self, sent: Sent, pushed: Pushed | None) -> None:
         """The batch counts, whether its answer came or not."""
-        self.naive.push(sent.producer, sent.mark, sent.told)
+        self.naive.push(sent.producer, sent.mark, sent.told, (sent.producer, sent.seq))
         assert self.naive.producers[sent.producer].last_seq == sent.seq
         self.last[sent.producer] = sent
         if pushed is not None:
