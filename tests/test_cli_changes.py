@@ -37,6 +37,10 @@ name = "half"
 dim = 4
 dtype = "bf16"
 add = true
+[[table]]
+name = "limited"
+dim = 4
+max_norm = 0.5
 """
 
 
@@ -272,6 +276,15 @@ def test_a_file_that_was_applied_in_part_comes_first(
     for _ in range(2):
         assert run("apply", "copy", tmp_path / "empty.npz", *here).code == 0
     assert "rows would go back in time" in run("apply", "copy", some, *here).err, "the empty one is as new"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_is_set_aside_is_said(run: Run, service: Running, stopped: list[object], some: Path, stops: bool) -> None:
+    """A table with a limit takes the file, and says that not all of it is there."""
+    place = stopped if stops else ["--url", service.url]
+    done = run("apply", "limited", some, *place)
+    assert (done.code, "1 batches of producer apply.limited are set aside" in done.err) == (0, True), done
+    assert run("quarantine", "list", *place).out.splitlines()[1].split()[3] == "apply.limited"
 
 
 def test_a_lost_answer_is_asked_for_again(service: Running, some: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,13 @@ def apply_file(tables: Tables, table: str, file: Path, form: TableFormat, again:
         if not mark.total and Mark.parse(push.mark) != mark:
             push.push(table, np.empty(0, np.uint64), None, mark.to_bytes())
         push.settle()
+        if push.set_aside:
+            console.print(
+                f"{push.set_aside} batches of producer {_producer(table)} are set aside, since a row would be over its "
+                "table's max_norm: what they change is missing until they are released (embcache quarantine list)",
+                soft_wrap=True,
+                highlight=False,
+            )
     _still_live(tables, table, info, "and what was pushed is not in all of them: apply the file once more")
     told = Since(source.changes.position, source.changes.history)
     return Changed(pushed[0], info.version, time.monotonic() - began, told, pushed[1], before)

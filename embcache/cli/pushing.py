@@ -39,6 +39,11 @@ class Push(Protocol):
         """What its last accepted batch carried; empty where there is none."""
         ...
 
+    @property
+    def set_aside(self) -> int:
+        """How many of its batches are set aside, since a row would be over its table's max_norm; as told last."""
+        ...
+
     def push(self, table: str, ids: Ids, rows: Rows | None, mark: bytes) -> None:
         """A batch: rows f32 [n, dim] for ids u64 [n], or None to remove theirs. n may be 0: the mark counts then."""
         ...
@@ -56,7 +61,7 @@ class LocalPush:
         opened = cache.open_producer(producer)
         self._producer, self._epoch, self._seq = producer, opened.epoch, opened.last_seq
         self._position = opened.position
-        self.mark = opened.mark
+        self.mark, self.set_aside = opened.mark, opened.quarantined_count
 
     def push(self, table: str, ids: Ids, rows: Rows | None, mark: bytes) -> None:
         change = updatecalls.Change(table, "delete", ids)
@@ -67,7 +72,7 @@ class LocalPush:
         told = self._cache.update(
             self._producer, self._epoch, self._seq, [change], mark=mark, applied_within_s=_APPLIED_S
         )
-        self._position = told.position
+        self._position, self.set_aside = told.position, told.quarantined_count
 
     def settle(self) -> int:
         _until(lambda: self._cache.progress().durable, self._position)
@@ -86,7 +91,7 @@ class RemotePush:
             raise
         self._producer, self._epoch, self._seq = producer, opened.epoch, opened.last_seq
         self._position = opened.position
-        self.mark = opened.mark
+        self.mark, self.set_aside = opened.mark, opened.quarantined_count
 
     @staticmethod
     def endpoint(url: str, token: str | None) -> Endpoint:
@@ -97,7 +102,8 @@ class RemotePush:
         change = updates.Change(table, updates.DELETE if rows is None else updates.ASSIGN, ids, rows)
         self._seq += 1
         body = updates.encode_update(self._producer, self._epoch, self._seq, mark, [change], "applied")
-        self._position = self._transport.run(push_call(body)).position
+        told = self._transport.run(push_call(body))
+        self._position, self.set_aside = told.position, told.quarantined_count
 
     def settle(self) -> int:
         _until(lambda: self._transport.run(position_call())[0], self._position)
