@@ -208,6 +208,14 @@ class EmbeddingCache:
     async def drop_table_async(self, table: str) -> int:
         return await tablecalls.drop(self.ready_attachment(), table)
 
+    def limit(self, table: str, max_norm: float | None) -> int:
+        """Give a table another limit for the norm of its rows, None for none -> the position from which on updates are
+        judged by it."""
+        return tablecalls.limit(self.attached(), table, max_norm).result()
+
+    async def limit_async(self, table: str, max_norm: float | None) -> int:
+        return await tablecalls.limit(self.ready_attachment(), table, max_norm)
+
     def stage(
         self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
     ) -> TableSpec:

@@ -135,6 +135,12 @@ def drop(attachment: Attachment, table: str) -> Pending[int]:
     return Pending(attachment.link.call("drop", {"table": table}), lambda reply: int(reply.meta["position"]))
 
 
+def limit(attachment: Attachment, table: str, max_norm: float | None) -> Pending[int]:
+    """The position from which on updates of the table are judged by another limit, None for none."""
+    call = attachment.link.call("limit", {"table": table, "max_norm": max_norm})
+    return Pending(call, lambda reply: int(reply.meta["position"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
     """A version that was added to a table: its name, what it is, and the position from which on it is there."""

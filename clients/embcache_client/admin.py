@@ -42,6 +42,10 @@ def drop_table_call(name: str) -> Call[None]:
     return json_call("DELETE", _table(name), lambda reply: None, idempotent=False)
 
 
+def limit_call(name: str, max_norm: float | None) -> Call[dict[str, Any]]:
+    return json_call("PATCH", _table(name), dict, {"max_norm": max_norm})
+
+
 def stage_call(table: str, version: str, spec: Mapping[str, Any] | None, follow: bool) -> Call[dict[str, Any]]:
     content = {"version": version, "spec": dict(spec or {}), "follow": follow}
     return json_call("POST", f"{_table(table)}/versions", dict, content, idempotent=False)

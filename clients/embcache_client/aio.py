@@ -110,6 +110,10 @@ class AsyncClient:
         """As Client.drop_table."""
         await self._transport.run(admin.drop_table_call(name))
 
+    async def limit(self, table: str, max_norm: float | None) -> dict[str, Any]:
+        """As Client.limit."""
+        return await self._transport.run(admin.limit_call(table, max_norm))
+
     async def stage(
         self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
     ) -> dict[str, Any]:

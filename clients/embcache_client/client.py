@@ -143,6 +143,11 @@ class Client:
         """Drop a table with all its rows."""
         self._transport.run(admin.drop_table_call(name))
 
+    def limit(self, table: str, max_norm: float | None) -> dict[str, Any]:
+        """Give a table another limit for the L2 norm of its rows, None for none; returns it, and "position", from which
+        on updates are judged by it. Rows that are over it stay."""
+        return self._transport.run(admin.limit_call(table, max_norm))
+
     def stage(
         self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
     ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from embcache.cli.options import ConfigOption, TokenOption, UrlOption, place, print_table
+from embcache.cli.options import ConfigOption, TableArgument, TokenOption, UrlOption, place, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,6 +55,26 @@ def _opened(config: Path | None, url: str | None, token: str | None) -> Iterator
 
         with EmbeddingCache.open(Settings.load(config)) as cache:
             yield cache
+
+
+@app.command()
+def limit(
+    table: TableArgument,
+    max_norm: Annotated[str, typer.Argument(metavar="NORM", help="The largest L2 norm of a row; `none`: no limit.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Give a table that is there another max_norm. Its rows stay; updates are judged by it from now on."""
+    from embcache.cli.tables import opened
+
+    try:
+        norm = None if max_norm == "none" else float(max_norm)
+    except ValueError:
+        raise typer.BadParameter(f"{max_norm!r} is neither a number nor none", param_hint="NORM") from None
+    with opened(*place(config, url), token) as tables:
+        tables.limit(table, norm)
+    typer.echo(f"{table}: " + ("no limit" if norm is None else f"max_norm is {norm:g}"))
 
 
 @app.command("list")

@@ -90,6 +90,10 @@ class Tables(Protocol):
         """All versions of a table, the live one first; UnknownTable where there is none."""
         ...
 
+    def limit(self, table: str, max_norm: float | None) -> object:
+        """Give a table another limit for the norm of its rows, None for none."""
+        ...
+
     def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
         """Add an empty version; `spec` is what it has of its own."""
         ...
@@ -180,6 +184,9 @@ class LocalTables:
         existing(self, table)
         return [_local_info(entry) for entry in self._cache.stats()["tables"] if entry["table"] == table]
 
+    def limit(self, table: str, max_norm: float | None) -> object:
+        return self._cache.limit(table, max_norm)
+
     def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
         self._cache.stage(table, version, spec, follow=follow)
 
@@ -237,6 +244,9 @@ class RemoteTables:
 
     def versions(self, table: str) -> Sequence[TableInfo]:
         return [_remote_info(entry) for entry in self._client.table(table)["versions"]]
+
+    def limit(self, table: str, max_norm: float | None) -> object:
+        return self._client.limit(table, max_norm)
 
     def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
         self._client.stage(table, version, spec, follow=follow)

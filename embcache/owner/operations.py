@@ -56,6 +56,7 @@ class Operations:
             "stage": versions.stage,
             "switch": versions.switch,
             "drop_version": versions.drop_version,
+            "limit": versions.limit,
             "import_begin": self.import_begin,
             "import_rows": self.import_rows,
             "import_commit": self.import_commit,

@@ -258,6 +258,16 @@ class Tables:
             table = versions.without(self.named(name), label)
             return await self._orders().order(TableChange({name: table}))
 
+    async def limit(self, name: str, max_norm: object) -> int | None:
+        """Give a table's live version another `max_norm`, None for none -> the change's position; None where it has it.
+
+        UnknownTable, MalformedRequest.
+        """
+        async with self._changing():
+            table = self.named(name)
+            limited = versions.limited(table, max_norm)
+            return None if limited == table else await self._orders().order(TableChange({name: limited}))
+
     def moves(self, targets: Mapping[str, str]) -> list[Move]:
         """What a switch to {table: label} is about, as things are now. UnknownTable."""
         tables = [(self.named(name), label) for name, label in targets.items()]

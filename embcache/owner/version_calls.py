@@ -32,6 +32,11 @@ class VersionCalls:
         )
         return {"version": version.label, "spec": version.spec.to_json(), "position": position}, ()
 
+    async def limit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
+        """{"table", "max_norm": number or null} -> {"position"}: from there on updates are judged by it."""
+        position = await self._tables.limit(text(meta, "table"), meta.get("max_norm"))
+        return {"position": position or self._intake.applier.applied}, ()
+
     async def drop_version(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
         """{"table", "version"} -> {"position"}."""
         return {"position": await self._tables.drop_version(text(meta, "table"), text(meta, "version"))}, ()

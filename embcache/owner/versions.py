@@ -71,6 +71,12 @@ def own_spec(table: Table, keys: Mapping[str, Any]) -> TableSpec:
     return check_spec(table, TableSpec.parse({**told, **keys}))
 
 
+def limited(table: Table, max_norm: object) -> Table:
+    """The table with another limit for its live version, None for none. MalformedRequest."""
+    spec = TableSpec.parse({**table.live.spec.to_json(), "max_norm": max_norm})
+    return table.with_live(replace(table.live, spec=spec))
+
+
 def check_spec(table: Table, spec: TableSpec) -> TableSpec:
     """A spec that a version of the table may have. Conflict names what is the table's own."""
     for key in TableSpec.model_fields:
@@ -156,6 +162,8 @@ def filled(new: NewVersion, table: Table | None) -> tuple[Table, Version | None]
     if new.named:
         return _filled_by_name(new, table)
     table = replace(table, labels=max(table.labels, labels))
+    limit = table.live.spec.max_norm  # of now: it may have got another one meanwhile, and the rows are the same
+    new = replace(new, version=replace(new.version, spec=new.spec.model_copy(update={"max_norm": limit})))
     return check_followers(table.with_live(replace(new.version, follow=table.live.follow))), table.live
 
 

@@ -54,6 +54,17 @@ async def create_table(table: str, request: Request, response: Response, service
     return await _entry(cache, table) | {"position": str(position)}
 
 
+@router.patch("/v1/tables/{table}", dependencies=[needs("admin")], openapi_extra=json_body({"max_norm": 100.0}))
+async def limit_table(table: str, request: Request, service: TheService) -> dict[str, Any]:
+    """Give a table another `max_norm`, null for none; nothing else of a spec can be changed in place."""
+    body = await read_json(request)
+    if not isinstance(body, dict) or body.keys() != {"max_norm"}:
+        raise MalformedRequest('the body should be {"max_norm": number or null}: all else takes another version')
+    cache = service.reader.cache()
+    position = await cache.limit_async(table, body["max_norm"])
+    return await _entry(cache, table) | {"position": str(position)}
+
+
 @router.delete("/v1/tables/{table}", dependencies=[needs("admin")])
 async def drop_table(table: str, service: TheService) -> dict[str, Any]:
     """Drop a table and all its rows."""

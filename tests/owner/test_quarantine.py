@@ -20,7 +20,7 @@ from embcache_storage.store import StoreError
 from tests.naive import NaiveTable
 from tests.owner.asides import FREE, GUARDED, LIMIT, Change, Served, oracle, wide
 from tests.owner.stores import WatchedStore
-from tests.owner.support import WAIT, OwnerThread, catalogue, fill, read, versions
+from tests.owner.support import WAIT, OwnerThread, add, begin, catalogue, fill, read, versions
 from tests.owner.versioning import drop_version, fill_version, stage, switch
 
 IDS = list(range(12))
@@ -315,6 +315,40 @@ def test_the_limit_of_the_live_version_counts(served: Served) -> None:
     served.push(("item", "add", [2], wide([2], 5)))
     assert len(served.listed()) == 1
     served.check([1, 2])
+
+
+def test_a_limit_that_is_changed_counts_from_its_position_on(served: Served) -> None:
+    link, naive = served.link, served.naive
+    assert naive is not None
+    versions_before = catalogue(link)
+    served.push(("item", "add", [1], wide([1], 9)))
+    for limit, over in ((5.0, True), (None, False), (40, False), (20.0, True)):
+        position = link.call("limit", {"table": "item", "max_norm": limit}).result(WAIT).meta["position"]
+        assert position == owner_position(served)
+        naive.tables["item"].max_norm = limit
+        assert (served.push(("item", "add", [1], wide([1], 9))) in naive.aside) == over
+        served.check([1])
+    assert link.call("limit", {"table": "item", "max_norm": 20}).result(WAIT).meta["position"] == owner_position(served)
+    assert catalogue(link)["item"].number == versions_before["item"].number
+    for wrong in (0, -1.0, "10", float("inf"), True):
+        with pytest.raises(MalformedRequest, match="max_norm"):
+            link.call("limit", {"table": "item", "max_norm": wrong}).result(WAIT)
+    with pytest.raises(UnknownTable):
+        link.call("limit", {"table": "itme", "max_norm": 1.0}).result(WAIT)
+
+
+def owner_position(served: Served) -> int:
+    return served.owner.owner.parts.intake.applier.applied
+
+
+def test_an_import_has_the_limit_that_the_table_has_when_it_is_committed(served: Served) -> None:
+    import_id = begin(served.link, "item")
+    add(served.link, import_id, np.array([1], np.uint64), wide([1], 3).view(np.uint8)).result(WAIT)
+    served.link.call("limit", {"table": "item", "max_norm": 5.0}).result(WAIT)
+    served.link.call("import_commit", {"import": import_id}).result(WAIT)
+    served.naive = None
+    position = served.push(("item", "add", [1], wide([1], 3)))
+    assert served.listed() == [position]
 
 
 def test_a_full_quarantine_stops_who_fills_it_and_nobody_else(tmp_path: Path, store: WatchedStore) -> None:

@@ -76,6 +76,7 @@ SNAPSHOT = post("/v1/snapshots", b'{"path": "no absolute path"}', content_type="
         (get("/v1/tables/gone", method="DELETE"), "admin"),
         (get("/v1/check"), "admin"),
         (SNAPSHOT, "admin"),
+        (put("/v1/tables/item", {"max_norm": None}).replace(b"PUT", b"PATCH"), "admin"),
         (get("/v1/quarantine"), "admin"),
         (get("/v1/quarantine/1"), "admin"),
         (get("/v1/quarantine/1", method="DELETE"), "admin"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from embcache_client import Client, Trainer
-from embcache_client.errors import UnknownTable
+from embcache_client.errors import MalformedRequest, UnknownTable
 from tests.service.running import Running, running
 from tests.service.wires import get
 
@@ -132,6 +132,22 @@ def test_it_is_listed_shown_released_and_dropped_by_http(serving: Running) -> No
         assert json_of(serving, "/v1/quarantine?limit=0")["error"]["code"] == "malformed_request"
         assert json_of(serving, "/v1/quarantine/1/release", "POST")["error"]["code"] == "unknown_table"
         client.drop_quarantined(positions[2])
+
+
+def test_a_table_that_is_there_gets_a_limit(serving: Running) -> None:
+    with serving.client() as client, Trainer(serving.url, producer="five") as trainer:
+        assert client.limit("free", 50)["spec"]["max_norm"] == 50
+        trainer.add("free", [700], ones(1, 60))
+        client.drop_quarantined(trainer.flush(applied=True))
+        assert ran("limit", "free", "none", "--url", serving.url).stdout == "free: no limit\n"
+        trainer.add("free", [700], ones(1, 60))
+        position = trainer.flush(applied=True)
+        assert not trainer.quarantined
+        np.testing.assert_array_equal(client.lookup({"free": [700]}, min_position=position)["free"].rows, ones(1, 60))
+        wrong = ran("limit", "free", "much", "--url", serving.url)
+        assert (wrong.returncode, "neither a number nor none" in wrong.stderr) == (2, True)
+        with pytest.raises(MalformedRequest, match="max_norm"):
+            client.limit("free", -1)
 
 
 def test_it_outlives_the_owner_and_the_command_line_has_it_of_a_service_that_is_stopped(tmp_path: Path) -> None:
