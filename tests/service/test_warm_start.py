@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.host.warm import warm_readers, warm_writer
 from embcache.owner.kept_ids import HEADER_BYTES
 from embcache_client import RetryPolicy, Trainer
 from embcache_client.results import MISSING, WARM
 from tests.naive import NaiveTable
+from tests.owner.stores import WatchedStore
+from tests.owner.support import ITEM, OwnerThread, catalogue, read, some_ids
+from tests.owner.support import fill as import_rows
+from tests.owner.support import rows_of as bytes_of
+from tests.service.fronts import front_of
 from tests.service.running import FILLED, TABLES, Running, fill, rows_of, running
-from tests.service.wires import get
+from tests.service.wires import Answer, connect, get, receive
 
 PATIENCE_S = 60.0
 PATIENT = RetryPolicy(attempts=1000, cap_s=0.1)
@@ -91,6 +100,44 @@ def comes_back(service: Running, ids: NDArray[np.uint64]) -> None:
     await_that(lambda: is_ready(service), service)
     await_that(lambda: b'of="back",table="item"} %.1f' % ids.size in service.ask(get("/metrics")).body, service)
     assert (look_up(service, ids) == WARM).all()
+
+
+def test_readyz_says_what_is_missing_until_it_is_back(tmp_path: Path) -> None:
+    """With an owner that a test holds back, since a small table is back before anybody can ask."""
+    warm_writer()  # before anything waits for an owner that uses these kernels
+    warm_readers()
+    (tmp_path / "config.toml").write_text(CONFIG)
+    data = tmp_path / "data"
+    data.mkdir()
+    store, ids = WatchedStore(data / "rocksdb"), some_ids(500)
+    with OwnerThread(store, data, [ITEM]) as owner:
+        import_rows(owner.link(), "item", ids, bytes_of(ids, 16))
+        read(owner.link(), catalogue(owner.link())["item"], ids)
+    store.reading = threading.Semaphore(0)
+    with store.held_back(), OwnerThread(store, data, [ITEM]) as owner:
+        try:
+            assert store.reading.acquire(timeout=PATIENCE_S)
+            with front_of(cast(Running, SimpleNamespace(folder=tmp_path))) as front, connect(front.port) as client:
+
+                def ready() -> Answer:
+                    client.sendall(get("/readyz"))
+                    return receive(client)
+
+                answer = ready()
+                error = answer.json()["error"]
+                assert (answer.status, error["code"], error["detail"]["missing"]) == (503, "not_ready", "warm_start")
+                assert (error["detail"]["back"], error["detail"]["wanted"]) == (0, 500)
+                assert (
+                    "0 of 500 rows of item are in memory again; warm.ready_share wants 0.95 of each"
+                    in (error["message"])
+                )
+                store._gate.set()
+                until = time.monotonic() + PATIENCE_S
+                while ready().status != 200:
+                    assert time.monotonic() < until
+                assert (owner.warm(catalogue(owner.link())["item"].number, ids)[1] == WARM).all()
+        finally:
+            store._gate.set()
 
 
 def test_lookups_and_updates_beside_it_get_right_rows(tmp_path: Path) -> None:
