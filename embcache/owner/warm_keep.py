@@ -78,7 +78,9 @@ class WarmKeep:
         if self._start.is_under_way(version.number):
             return True
         listed = await by_use(self._memory, version.number)
-        if listed.whole and listed.ids:
+        if not listed.whole:
+            return True
+        if listed.ids:
             await self._write(version, listed)
         return bool(listed.ids)
 

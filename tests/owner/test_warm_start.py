@@ -18,8 +18,9 @@ from embcache.config import Cold, Warm
 from embcache.errors import MalformedRequest, NotReady, Overloaded
 from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
-from embcache.owner import audit, snapshots, warm_calls, warm_start
+from embcache.owner import audit, snapshots, warm_calls, warm_keep, warm_start
 from embcache.owner import reads as reads_module
+from embcache.owner.by_use import Listed
 from embcache.owner.kept_ids import HEADER_BYTES, path_of
 from embcache.owner.owner import Owner
 from embcache.service.warm_gate import WarmGate
@@ -370,6 +371,23 @@ def test_a_list_is_kept_until_its_rows_are_back(kept: Path, tmp_path: Path, stor
         read(owner.link(), catalogue(owner.link())["item"], IDS)
         owner.run(keep_now(owner.owner))
         assert kept.stat().st_size == HEADER_BYTES + 8 * IDS.size
+
+
+def test_a_list_is_kept_where_the_next_one_would_be_cut_short(
+    kept: Path, tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are moved to another region while they are listed."""
+
+    async def cut_short(*_: object) -> Listed:
+        return Listed(whole=False)
+
+    before = kept.read_bytes()
+    with start(tmp_path, store) as owner:
+        done(owner)
+        with monkeypatch.context() as patched:
+            patched.setattr(warm_keep, "by_use", cut_short)
+            owner.run(keep_now(owner.owner))
+        assert kept.read_bytes() == before
 
 
 def test_lists_are_kept_while_the_owner_runs(tmp_path: Path, store: WatchedStore) -> None:
