@@ -1,7 +1,8 @@
-"""rocksdict as its own README uses it: default options, one list get for many keys."""
+"""rocksdict as its own README uses it: default options, writes in batches, one list get for many keys."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,23 @@ LOAD_CHUNK = 20_000
 
 
 @contextmanager
-def rocksdict_with_rows(folder: Path, keys: list[bytes], rows: NDArray[np.float32]) -> Iterator[Any]:
-    """An open Rdict in `folder` that holds each row's bytes under its key, flushed and compacted.
-
-    Raw mode spares it the pickling of keys and values. PeerAbsent where rocksdict is not installed.
-    """
+def rocksdict_is_there() -> Iterator[None]:
+    """PeerAbsent where rocksdict is not installed."""
     try:
-        from rocksdict import Options, Rdict, WriteBatch
+        import rocksdict  # noqa: F401
     except ImportError as error:
         raise PeerAbsent("the package rocksdict is not installed") from error
+    yield
+
+
+@contextmanager
+def filled_rocksdict(folder: Path, keys: list[bytes], rows: NDArray[np.float32]) -> Iterator[Any]:
+    """An open Rdict in `folder` that holds each row's bytes under its key, flushed: in files, and durable. It is removed.
+
+    Raw mode spares it the pickling of keys and values.
+    """
+    from rocksdict import Options, Rdict, WriteBatch
+
     database = Rdict(str(folder), Options(raw_mode=True))
     try:
         for start in range(0, len(keys), LOAD_CHUNK):
@@ -33,7 +42,15 @@ def rocksdict_with_rows(folder: Path, keys: list[bytes], rows: NDArray[np.float3
                 batch.put(key, row.tobytes())
             database.write(batch)
         database.flush()
-        database.compact_range(None, None)
         yield database
     finally:
         database.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def rocksdict_with_rows(folder: Path, keys: list[bytes], rows: NDArray[np.float32]) -> Iterator[Any]:
+    """The same, compacted. PeerAbsent where rocksdict is not installed."""
+    with rocksdict_is_there(), filled_rocksdict(folder, keys, rows) as database:
+        database.compact_range(None, None)
+        yield database
