@@ -28,6 +28,7 @@ from rich.text import Text
 from embcache.cli.tables import Since, TableInfo, Tables, existing, find
 from embcache.errors import DimensionMismatch, MalformedRequest
 from embcache.features import hash_values
+from embcache.host.memory import keep_freed_memory
 from embcache.spec import Dtype, TableSpec
 from embcache_storage import files
 
@@ -78,6 +79,7 @@ def import_file(
     or MalformedRequest where the file or an option does not fit an existing table, and whatever files and tables raise.
     """
     began = time.monotonic()
+    keep_freed_memory()
     info = find(tables, table)
     feature = table if info is None else info.spec.feature_name
     names = files.Names(form.ids, form.rows, lambda words: hash_values(feature, words))

@@ -41,6 +41,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _FROM_HEAP)
 
 
+def give_back_freed_memory() -> None:
+    """Have malloc give what is free back to the system, wherever it lies: for a process that goes on.
+
+    Takes milliseconds, without the GIL, in which threads that want memory may wait. Without glibc nothing happens.
+    """
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def address_of(array: NDArray[Any]) -> int:
     """The address of an array's first byte; the array must be kept alive while the address is used."""
     return int(array.ctypes.data)

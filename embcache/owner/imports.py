@@ -8,6 +8,7 @@ old rows (the version without a name is dropped at the next start), a crash afte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 
 from embcache.errors import InvalidRows, Overloaded, UnknownTable
 from embcache.host import expiry
+from embcache.host.memory import give_back_freed_memory
 from embcache.owner.flight import Ids, Rows
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
@@ -31,7 +33,11 @@ T = TypeVar("T")
 
 
 class _Import:
-    """One import. Its pieces are taken one after the other, in the order in which they came."""
+    """One import. Its pieces are taken one after the other, in the order in which they came.
+
+    A piece is answered once it is in line and the one before it is written, so that one is written while the next comes
+    along. `behind` writes the last one that was answered; what became of it, the next call is told.
+    """
 
     def __init__(self, new: NewVersion, load: BulkLoad) -> None:
         self.id = secrets.token_hex(8)
@@ -39,6 +45,8 @@ class _Import:
         self.load = load
         self.turn = asyncio.Lock()
         self.last_id = -1
+        self.rows = 0
+        self.behind: asyncio.Task[None] | None = None
         self.ended = False
         self.touch()
 
@@ -87,7 +95,8 @@ class Imports:
     async def add(self, import_id: str, ids: Ids, rows: Rows) -> int:
         """Take ids u64 [n], ascending over all pieces, with rows u8 [n, row_bytes] -> rows of the import so far.
 
-        InvalidRows for ids out of order: nothing of the piece is taken. A store's error ends the import.
+        InvalidRows for ids out of order: nothing of the piece is taken. A store's error ends the import; it may be that
+        of the piece before, and that of the last piece is told by the commit.
         """
         entry = self._find(import_id)
         nbytes = ids.nbytes + rows.nbytes
@@ -97,10 +106,13 @@ class Imports:
         try:
             async with entry.turn:
                 self._check(entry, ids)
+                await self._written(entry)
                 if len(ids):
-                    await self._guarded(entry, self._threads.bulk(_add, entry, ids, rows, expiry.now_ms()))
                     entry.last_id = int(ids[-1])
-                return entry.load.rows
+                    entry.rows += len(ids)
+                    write = self._write(entry, ids, rows, nbytes)
+                    entry.behind, nbytes = asyncio.get_running_loop().create_task(write), 0
+                return entry.rows
         finally:
             self._waiting_bytes -= nbytes
             entry.touch()
@@ -110,9 +122,12 @@ class Imports:
         entry = self._find(import_id)
         async with entry.turn:
             self._check(entry)
+            await self._written(entry)
+            await self._threads.bulk(give_back_freed_memory)  # of pieces: there are two versions' indices for a while
             rows = await self._guarded(entry, self._threads.bulk(entry.load.commit))
             self._forget(entry)
             position = await self._tables.take_over(entry.new, rows)
+        await self._threads.bulk(give_back_freed_memory)  # of the version before
         return entry.new, rows, position
 
     async def abort(self, import_id: str) -> None:
@@ -156,6 +171,26 @@ class Imports:
             at = int(np.argmin(ids[1:] > ids[:-1]))
             raise InvalidRows(f"ids must ascend: {ids[at + 1]} comes after {ids[at]} (id {at + 1} of this piece)")
 
+    async def _write(self, entry: _Import, ids: Ids, rows: Rows, nbytes: int) -> None:
+        """Write a piece, which is among what waits until then. After an error nothing of the import is on the disk."""
+        try:
+            await self._threads.bulk(_add, entry, ids, rows, expiry.now_ms())
+        except Exception:
+            await self._threads.bulk(entry.load.abort)
+            raise
+        finally:
+            self._waiting_bytes -= nbytes
+            entry.touch()
+
+    async def _written(self, entry: _Import) -> None:
+        """Wait for the piece that is written; the store's error ends the import. In its turn."""
+        if entry.behind is not None:
+            await asyncio.wait([entry.behind])  # it goes on if whoever waits does not
+            behind, entry.behind = entry.behind, None
+            if error := behind.exception():
+                await self._end(entry)
+                raise error
+
     async def _guarded(self, entry: _Import, call: Awaitable[T]) -> T:
         """A call of the import's load, which can only be aborted after an error."""
         try:
@@ -167,6 +202,8 @@ class Imports:
     async def _abort(self, entry: _Import) -> None:
         async with entry.turn:
             if not entry.ended:
+                with contextlib.suppress(Exception):
+                    await self._written(entry)
                 await self._end(entry)
 
     async def _end(self, entry: _Import) -> None:

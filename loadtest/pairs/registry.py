@@ -14,7 +14,6 @@ from loadtest.pairs import (
     http_lookup,
     http_small,
     http_sockets,
-    import_table,
     lookup_while_updating,
     memory,
     policy,
@@ -25,6 +24,7 @@ from loadtest.pairs import (
     update_visible,
     version_switch,
     warm_lookup,
+    whole_import,
 )
 from loadtest.pairs.base import Pair
 
@@ -49,7 +49,7 @@ ALL: tuple[Pair, ...] = (
     update_apply.PAIR,
     version_switch.PAIR,
     expiry_sweep.PAIR,
-    import_table.PAIR,
+    whole_import.PAIR,
     memory.PAIR,
     policy.POLICY,
     policy.COST,

@@ -28,7 +28,7 @@ def rocksdict_is_there() -> Iterator[None]:
 
 @contextmanager
 def filled_rocksdict(folder: Path, keys: list[bytes], rows: NDArray[np.float32]) -> Iterator[Any]:
-    """An open Rdict in `folder` that holds each row's bytes under its key, flushed: in files, and durable. It is removed.
+    """An open Rdict in `folder`, removed at the end, that holds each row's bytes under its key, in files and durable.
 
     Raw mode spares it the pickling of keys and values.
     """

@@ -36,6 +36,7 @@ from loadtest.pairs import (
     version_switch,
     warm_lookup,
     warm_service,
+    whole_import,
 )
 from loadtest.pairs.answers import same_rows
 from loadtest.pairs.base import Outcome, Pair, enter_peer
@@ -303,6 +304,13 @@ def test_version_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
     assert outcome.note.endswith("warmed 100% of the rows")
     assert sides == [f"version v{number}" for number in range(1, 5)]
+
+
+def test_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, whole_import)
+    outcome = measured(monkeypatch, whole_import, ROWS=20_000)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert set(sides) == {"the table", "rocksdict"}
 
 
 def test_update_apply(monkeypatch: pytest.MonkeyPatch) -> None:

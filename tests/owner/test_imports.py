@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,30 @@ def test_pieces_sent_without_waiting_are_taken_in_their_order(owner: OwnerThread
     assert [piece.result(WAIT).meta["rows"] for piece in pieces] == [*range(10, len(IDS), 10), len(IDS)]
 
 
+def test_a_piece_is_in_line_while_the_one_before_is_written(owner: OwnerThread, store: WatchedStore) -> None:
+    """Two pieces are held: one that is written, and one that waits for it; what comes to an end waits for both."""
+    link, begun, gate = owner.link(), threading.Semaphore(0), threading.Event()
+
+    def held(call: str) -> None:
+        if call == "add":
+            begun.release()
+            assert gate.wait(WAIT)
+
+    import_id = begin(link, "item")
+    store.before = held
+    assert add(link, import_id, IDS[:10], NEW[:10]).result(WAIT).meta["rows"] == 10
+    assert begun.acquire(timeout=WAIT)
+    second = add(link, import_id, IDS[10:], NEW[10:])
+    commit = link.call("import_commit", {"import": import_id})
+    link.call("stats").result(WAIT)  # what came before has been looked at
+    assert not second.done()
+    assert owner.owner.parts.imports._waiting_bytes == len(IDS) * 24
+    gate.set()
+    assert second.result(WAIT).meta["rows"] == commit.result(WAIT).meta["rows"] == len(IDS)
+    assert owner.owner.parts.imports._waiting_bytes == 0
+    assert read(link, catalogue(link)["item"], IDS)[1].tobytes() == NEW.tobytes()
+
+
 def test_of_two_imports_the_last_commit_stays(owner: OwnerThread, store: WatchedStore) -> None:
     link = owner.link()
     first, second = begin(link, "item"), begin(link, "item")
@@ -175,15 +200,26 @@ def test_an_import_into_a_table_that_was_dropped_meanwhile(owner: OwnerThread, s
     assert (read(link, catalogue(link)["item"], IDS)[0] == 0).all()
 
 
-def test_a_full_disk_ends_the_import_and_nothing_else(owner: OwnerThread, store: WatchedStore) -> None:
+@pytest.mark.parametrize("last", ["rows", "commit", "abort"])
+def test_a_full_disk_ends_the_import_and_nothing_else(owner: OwnerThread, store: WatchedStore, last: str) -> None:
     link = owner.link()
     fill(link, "item", IDS, OLD)
     import_id = begin(link, "item")
     store.bulk_errors.append(StoreFull("no space left"))
-    with pytest.raises(StorageFull, match="no space left"):
-        add(link, import_id, IDS, NEW).result(WAIT)
+    assert add(link, import_id, IDS[:9], NEW[:9]).result(WAIT).meta["rows"] == 9, "in line, while it is written"
+    if last == "rows":
+        told = add(link, import_id, IDS[9:], NEW[9:])
+    else:
+        told = link.call(f"import_{last}", {"import": import_id})
+    if last == "abort":
+        told.result(WAIT)
+    else:
+        with pytest.raises(StorageFull, match="no space left"):
+            told.result(WAIT)
     with pytest.raises(UnknownTable, match="no import"):
         link.call("import_commit", {"import": import_id}).result(WAIT)
+    assert len(owner.owner.parts.imports) == owner.owner.parts.imports._waiting_bytes == 0
+    assert not list((store.folder / "staging").glob("*"))
     assert read(link, catalogue(link)["item"], IDS)[1].tobytes() == OLD.tobytes()
     fill(link, "item", IDS, NEW)
     assert read(link, catalogue(link)["item"], IDS)[1].tobytes() == NEW.tobytes()
