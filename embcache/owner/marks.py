@@ -2,12 +2,16 @@
 
 The update log says it: all batches behind this one that were applied. So the applier does nothing for it. The log is
 read every now and then, before any of it is trimmed, and once more before a release, when nothing is accepted; what
-was found is kept, and up to where. An `add` of the batch is overtaken by an `assign` or a `delete` of its row; what
-else the batch does to a row, by any change of it, since it would undo that one.
+was found is kept, and up to where.
+
+An `add` of the batch is overtaken by an `assign` or a `delete` of its row; what else the batch does to a row, by any
+change of it, since it would undo that one. What cannot be read is no reason to keep the log for ever: a batch that is
+damaged cannot be released, and an entry that is may have changed every row.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,12 +19,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from embcache.errors import StorageCorrupt
 from embcache.owner.entries import from_payload
 from embcache.owner.flight import Ids
 from embcache.owner.quarantine import SCANNED, Quarantine, Record, marks_key
-from embcache.owner.threads import StoreThreads
+from embcache.owner.threads import StoreThreads, log
 from embcache.owner.updates import Batch, RowsChange
 from embcache_client.updates import ADD
+from embcache_storage.log import Entry
+from embcache_storage.store import StoreCorrupt
 
 _READ_BYTES: Final = 16 << 20  # of the log at once
 
@@ -87,7 +94,7 @@ class Marker:
         """Read the log up to a position that is applied, and keep what was found. StoreErrors; then it was not read."""
         quarantine = self._quarantine
         records = quarantine.all()
-        self._groups = {record.position: await self.groups(record) for record in records}
+        self._groups = {record.position: await self._known_groups(record) for record in records}
         if not records:
             return
         at = max(quarantine.scanned, records[0].position)  # what was before the oldest is no news to any
@@ -105,6 +112,14 @@ class Marker:
             raise
         quarantine.scanned = upto
 
+    async def _known_groups(self, record: Record) -> dict[tuple[int, ...], Group]:
+        """As `groups`, but none of a record that is damaged."""
+        try:
+            return await self.groups(record)
+        except StorageCorrupt as error:
+            log.error("%s: it can only be dropped", error)
+            return {}
+
     def _load(self, record: Record) -> dict[tuple[int, ...], Group]:
         store = self._quarantine.store
         return groups_of(self._quarantine.read(record), store.get_meta(marks_key(record.position)))
@@ -113,7 +128,11 @@ class Marker:
         """In a thread: a piece of the log -> (up to where, the records that were marked)."""
         known = {number for groups in self._groups.values() for versions in groups for number in versions}
         seen: dict[int, _Seen] = {}
-        for entry in self._quarantine.store.log.read(after, _READ_BYTES, upto):
+        entries = self._read(after, upto)
+        if entries is None:
+            log.error("the update log's entry at position %d is damaged: what is set aside is not released", after + 1)
+            return after + 1, [record for record in records if record.position <= after and self._mark_all(record)]
+        for entry in entries:
             after = entry.position
             batch = from_payload(entry.payload)
             if isinstance(batch, Batch) and not self._quarantine.skips(after):
@@ -132,6 +151,22 @@ class Marker:
             if any(found):
                 marked.append(record)
         return after, marked
+
+    def _read(self, after: int, upto: int) -> Sequence[Entry] | None:
+        """Entries behind a position; None where the next one is damaged."""
+        update_log = self._quarantine.store.log
+        for nbytes in (_READ_BYTES, 1):  # as many as are sound; the next one
+            with contextlib.suppress(StoreCorrupt):
+                return update_log.read(after, nbytes, upto)
+        return None
+
+    def _mark_all(self, record: Record) -> bool:
+        """-> whether that is news."""
+        groups = self._groups[record.position].values()
+        news = not all(group.marked.all() for group in groups)
+        for group in groups:
+            group.marked[:] = True
+        return news
 
 
 @dataclass(frozen=True, slots=True)

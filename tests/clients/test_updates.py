@@ -117,6 +117,16 @@ def test_the_replies() -> None:
     assert updates.decode_producer(msgpack.packb(STATE)) == ProducerState(3, 0, 0, b"\x00m", 9, "h1")
 
 
+def test_what_is_set_aside_is_told_or_not() -> None:
+    for decode, reply in ((updates.decode_update_reply, REPLY), (updates.decode_producer, STATE)):
+        told = decode(msgpack.packb(reply | {"quarantined": [7, 2**64 - 1], "quarantined_count": 9}))
+        assert (told.quarantined, told.quarantined_count) == ((7, 2**64 - 1), 9)
+        assert decode(msgpack.packb(reply)).quarantined == ()
+        for wrong in (7, [-1], [1.5], []):  # the last without a count
+            with pytest.raises(ProtocolError, match="'quarantined"):
+                decode(msgpack.packb(reply | {"quarantined": wrong}))
+
+
 @pytest.mark.parametrize("decode", [updates.decode_update_reply, updates.decode_producer])
 @pytest.mark.parametrize("wrong", [None, -1, 1.5, True, "x", [], b"x" * 257])
 def test_replies_of_wrong_kinds(decode: Any, wrong: Any) -> None:

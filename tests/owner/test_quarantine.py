@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from embcache.config import Cold, Updates
-from embcache.errors import Conflict, DeadlineExceeded, MalformedRequest, StorageFull, UnknownTable
+from embcache.errors import Conflict, DeadlineExceeded, MalformedRequest, StorageCorrupt, StorageFull, UnknownTable
 from embcache.host import expiry
-from embcache.owner import applier, audit, guard, judging, quarantine, releases, snapshots
+from embcache.owner import applier, audit, guard, intake, judging, quarantine, releases, snapshots
 from embcache.spec import TableSpec
 from embcache_storage.rocks import RocksStore
-from embcache_storage.store import StoreError
+from embcache_storage.store import StoreCorrupt, StoreError
 from tests.naive import NaiveTable
 from tests.owner.asides import FREE, GUARDED, LIMIT, Change, Served, oracle, wide
 from tests.owner.stores import WatchedStore
@@ -246,6 +246,53 @@ def test_marks_outlive_the_log_and_the_log_outlives_what_was_not_read_for_them(s
     log.trim(log.last, 0, 2e12)
     served.owner.run(intake._forget_set_aside())
     assert quarantine.positions_set_aside(served.owner.owner.parts.store) == set()
+
+
+def test_the_log_is_read_before_it_is_trimmed_while_the_owner_runs(
+    tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_TRIM_EVERY_S", 0.01)
+    with OwnerThread(store, tmp_path, [GUARDED, FREE], updates=Updates(log_age_s=1e-3)) as owner:
+        served = Served(owner, oracle())
+        first, second = (served.push(("item", "add", IDS, wide(IDS))) for _ in range(2))
+        for n in range(4):
+            position = served.push(("item", "assign", [n], wide([n], n)))
+            assert owner.when(lambda position=position: store.log.first > position)  # type: ignore[misc]
+        assert served.release(first)["skipped"] == 4
+        served.drop(second)
+        served.check(IDS)
+        assert owner.when(lambda: not owner.owner.parts.intake.quarantine.skips(second))
+        assert quarantine.positions_set_aside(store) == set()
+
+
+def test_what_is_damaged_does_not_keep_the_log_and_is_not_released(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that cannot be read; and an entry of the log, which may have changed any row."""
+    parts = served.owner.owner.parts
+    first, second = (served.push(("item", "add", IDS, wide(IDS))) for _ in range(2))
+    damaged = served.push(("item", "add", [1], wide([1], 1)))
+    third = served.push(("item", "add", IDS, wide(IDS)))
+    last = served.push(("item", "assign", [2], wide([2], 1)))
+    parts.store.commit((), {quarantine._piece_key(first, 0): b"damaged"})
+    read = type(parts.store.log).read
+
+    def broken(log: Any, after: int, limit_bytes: int, upto: int | None = None) -> Any:
+        entries = read(log, after, limit_bytes, upto)
+        if damaged in [entry.position for entry in entries]:
+            raise StoreCorrupt("an entry is damaged")
+        return entries
+
+    monkeypatch.setattr(type(parts.store.log), "read", broken)
+    assert served.owner.run(parts.intake._read_for_marks()) == last == parts.intake.quarantine.scanned
+    for op in ("quarantine_release", "quarantined"):
+        with pytest.raises(StorageCorrupt, match=f"set aside at position {first} is damaged"):
+            served.link.call(op, {"position": first}).result(WAIT)
+    parts.intake.marker._groups = {}
+    told = [served.link.call("quarantine_release", {"position": each}).result(WAIT).meta for each in (second, third)]
+    assert [each["skipped"] for each in told] == [len(IDS), 1]
+    served.drop(first)
+    assert served.listed() == []
 
 
 def test_who_reads_the_log_knows_which_entries_changed_no_row(served: Served) -> None:
