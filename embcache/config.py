@@ -133,13 +133,42 @@ class Hot(Section):
     pinned: Annotated[tuple[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")], ...], Field(strict=False)] = ()
 
 
+def _repeated(values: list[str]) -> str | None:
+    return next((value for place, value in enumerate(values) if value in values[:place]), None)
+
+
+def _share(value: str) -> str:
+    match = re.fullmatch(rf"\s*{NAME_PATTERN}\s*=(.*\d.*)", value)
+    if match is None or not parse_size(match[1]):
+        raise ValueError('should be a table and a size, such as "item=512MiB"')
+    return value
+
+
 class Warm(Section):
     """[warm]: host memory, shared by all processes of the service."""
 
     capacity: Annotated[Size, Field(ge=64 << 10)] = 2 << 30
     huge_pages: bool = True
+    shares: Literal["curve", "equal"] = "curve"
+    fixed: Annotated[tuple[Annotated[str, AfterValidator(_share)], ...], Field(strict=False)] = ()
     keep_every_s: Annotated[Seconds, Field(ge=0)] = 60.0
     ready_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def fixed_bytes(self) -> dict[str, int]:
+        """{table: bytes} of `fixed`."""
+        pairs = (entry.partition("=") for entry in self.fixed)
+        return {name.strip(): int(str(parse_size(size))) for name, _, size in pairs}
+
+    @model_validator(mode="after")
+    def _fixed_fits(self) -> Warm:
+        names = [entry.partition("=")[0].strip() for entry in self.fixed]
+        if name := _repeated(names):
+            raise ValueError(f"fixed names table {name!r} twice")
+        total = sum(self.fixed_bytes.values())
+        if total > self.capacity:
+            raise ValueError(f"fixed gives away {shown_size(total)}, more than capacity, {shown_size(self.capacity)}")
+        return self
 
 
 class Cold(Section):
@@ -234,10 +263,6 @@ _LISTS: dict[str, type[BaseModel]] = {"table": TableSpec, "token": Token}
 def setting_names() -> list[str]:
     """All keys, dotted: "server.host" ... "table.name" ... "token.roles"."""
     return [f"{section}.{key}" for section, model in (_SECTIONS | _LISTS).items() for key in model.model_fields]
-
-
-def _repeated(values: list[str]) -> str | None:
-    return next((value for place, value in enumerate(values) if value in values[:place]), None)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -133,6 +133,12 @@ def test_a_list_of_names_is_given_with_commas_or_as_toml_has_it(load: Any, text:
     assert load("", EMBCACHE_HOT__PINNED="").hot.pinned == ()
 
 
+def test_fixed_shares_are_sizes_by_table(load: Any) -> None:
+    expected = {"item": 512 << 20, "user": 1000}
+    assert load('[warm]\nfixed = ["item=512MiB", "user = 1000"]').warm.fixed_bytes == expected
+    assert load("", EMBCACHE_WARM__FIXED="item=512MiB, user=1000").warm.fixed_bytes == expected
+
+
 def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
     """Each one with a value that is wrong for it, so that the complaint proves that the variable arrived there."""
     for name in setting_names():
@@ -165,6 +171,15 @@ def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
         ("[hot]\ndevice = -1", r'hot.device should be "auto", "off" or a CUDA device number'),
         ('[hot]\ncrossover_ids = "few"', r'hot.crossover_ids should be "auto" or a number of ids'),
         ('[hot]\npinned = ["Item"]', r"hot.pinned"),
+        ('[warm]\nfixed = ["item"]', r'warm.fixed.* should be a table and a size, such as "item=512MiB"'),
+        ('[warm]\nfixed = ["item=0"]', r"warm.fixed.* should be a table and a size"),
+        ('[warm]\nfixed = ["Item=1MiB"]', r"warm.fixed.* should be a table and a size"),
+        ('[warm]\nfixed = ["item=1MiB", "item=2MiB"]', r"fixed names table 'item' twice"),
+        (
+            '[warm]\ncapacity = "1GiB"\nfixed = ["a=600MiB", "b=600MiB"]',
+            r"fixed gives away 1.2 GiB, more than capacity",
+        ),
+        ('[warm]\nshares = "fair"', r"warm.shares"),
         ('[hot]\ndevice = "cuda"', r'hot.device should be "auto", "off" or a CUDA device number'),
         ('[cold]\nbackend = "redis"', r"cold.backend should be 'rocksdb' \(got 'redis'\)"),
         ("[[table]]\ndim = 4", r"table.0.name is needed and absent"),

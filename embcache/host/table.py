@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embcache.host import eviction, layout, writer
 from embcache.host.arena import Arena
+from embcache.host.curve import Curve
 from embcache.host.memory import address_of
 
 Ids = NDArray[np.uint64]
@@ -75,6 +76,7 @@ class HostTable:
 
     def __init__(self, arena: Arena, region: Region) -> None:
         self.region = region
+        self.curve: Curve | None = None  # what is to hear of accesses
         self._arena = arena  # keeps the mapping alive: the addresses below point into it
         self._noted = eviction.new_notes(region.sets)
         self._notes = np.int64(address_of(self._noted))
@@ -103,8 +105,11 @@ class HostTable:
         return int(self._counters[writer.HELD])
 
     def insert(self, ids: Ids, rows: Rows) -> None:
-        """Put encoded rows u8 [n, row_bytes] in; they replace older selves, and push out rows that are not in use."""
+        """Put encoded rows u8 [n, row_bytes] in that were missed; they replace older selves, and push out rows that are
+        not in use."""
         self._check_rows(ids, rows)
+        if self.curve is not None:
+            self.curve.missed(ids)
         writer.insert_rows(self._place, ids, address_of(rows), self.row_bytes, self._notes, self._counters)
 
     def restore(self, ids: Ids, rows: Rows, use: int) -> None:
@@ -146,6 +151,8 @@ class HostTable:
 
     def count_use(self, slots: NDArray[np.int64]) -> None:
         """Note that readers hit these slots."""
+        if self.curve is not None:
+            self.curve.hit(self._place, slots)
         writer.count_use(self._place, self._notes, slots)
 
     def set_use(self, ids: Ids, use: NDArray[np.uint8]) -> None:

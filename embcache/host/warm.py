@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embcache.host import convert, probe
 from embcache.host.arena import Arena
+from embcache.host.curve import Curve
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.rehearsing import rehearse
@@ -51,6 +52,8 @@ def warm_writer() -> None:
     held.table.replace(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
     held.table.read(_IDS)
     held.table.mark_absent(_IDS)
+    held.table.curve = Curve(_IDS.size)
+    held.table.insert(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
     held.table.count_use(np.zeros(1, np.int64))
     held.table.set_use(_IDS, np.zeros(_IDS.size, np.uint8))
     held.table.delete(_IDS)

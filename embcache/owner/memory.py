@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from embcache.errors import TooLarge
 from embcache.host.arena import Arena
+from embcache.host.curve import Curve
 from embcache.host.table import HostTable, TableStats
 from embcache.host.tables import HostTables, NoRoomError
-from embcache.owner.shares import Want, moves, shares
+from embcache.owner.gains import WORTH_MOVING, settled
+from embcache.owner.shares import FILLED, WORTH_GROWING, Want, moves
 from embcache.owner.threads import log
 
 SLICE_BYTES = 2 << 20
@@ -31,9 +34,13 @@ class Memory:
 
     def __init__(self, arena: Arena, *, huge_pages: bool = True) -> None:
         """`arena` is writable, and nobody else writes it."""
-        self._capacity = arena.capacity
+        self.capacity = arena.capacity
         self.tables = HostTables(arena, huge_pages=huge_pages)
+        self.curves: dict[int, Curve] = {}
+        self.fixed: Callable[[int], int | None] = lambda version: None  # bytes that are a version's by the settings
         self._wants: dict[int, Want] = {}
+        self._rows: dict[int, int] = {}
+        self._goals: dict[int, int] = {}  # bytes by what misses they save (gains.py)
         self._at_entry: dict[int, int] = {}
         self._moving: int | None = None
         self._moving_to: HostTable | None = None
@@ -43,9 +50,10 @@ class Memory:
 
     def fill(self, versions: dict[int, tuple[int, int]]) -> None:
         """Make the regions of all versions at the start: {version: (row_bytes, rows)}."""
-        self._wants = {version: Want.of(*shape) for version, shape in versions.items()}
+        self._rows = {version: rows for version, (_, rows) in versions.items()}
+        self._wants = {version: self._want_of(version, *shape) for version, shape in versions.items()}
         self._check_room(self._wants)
-        given = shares(self._wants, self._capacity)
+        given = self._shares(self._wants)
         for version, (row_bytes, _) in versions.items():
             self._make(version, row_bytes, given[version])
 
@@ -57,10 +65,11 @@ class Memory:
         use yet.
         """
         wants = {other: want for other, want in self._wants.items() if other != replaced}
-        wants[version] = Want.of(row_bytes, rows)
+        wants[version] = self._want_of(version if replaced is None else replaced, row_bytes, rows)
         self._check_room(wants)
-        self._make(version, row_bytes, shares(wants, self._capacity)[version])
-        self._wants[version] = wants[version]
+        self._goes_on(version, replaced)
+        self._make(version, row_bytes, self._shares(wants)[version])
+        self._wants[version], self._rows[version] = wants[version], rows
         if replaced is None:  # else when that one goes: until then there is one region too many
             self._divide_anew()
 
@@ -71,7 +80,11 @@ class Memory:
         has more than it wants, since nobody needs it, does not want it for that.
         """
         held, want = self.tables.get(version), self._wants.get(version)
-        if held is None or want is None or not FULL * held.table.region.slots <= len(held.table) < rows:
+        if held is None or want is None:
+            return
+        self._rows[version] = rows
+        self._fix(version, held.table.row_bytes)
+        if want.is_fixed or not FULL * held.table.region.slots <= len(held.table) < rows:
             return
         if held.table.region.size > want.most:
             return
@@ -80,15 +93,22 @@ class Memory:
             self._wants[version] = grown
             self._divide_anew()
 
-    def want(self, version: int, rows: int) -> None:
+    def want(self, version: int, rows: int, before: int | None = None) -> None:
         """A version is to have room for `rows` rows, as far as its share goes; 0 for one that is hardly looked up.
 
-        It gets more as it needs it (`expect`), and keeps what nobody else needs.
+        It gets more as it needs it (`expect`), and keeps what nobody else needs. before: the version of its table that
+        is asked for until now, whose share it gets.
         """
         held = self.tables.get(version)
         if held is None or version not in self._wants:
             return
-        want = Want.of(held.table.region.row_bytes, rows)
+        self._goes_on(version, before)
+        self._rows[version] = rows
+        if not rows:  # nobody asks for it: what was known of it is another one's now
+            self._goals.pop(version, None)
+            self.curves.pop(version, None)
+            held.table.curve = None
+        want = self._want_of(version, held.table.region.row_bytes, rows)
         if want != self._wants[version]:
             self._wants[version] = want
             self._divide_anew()
@@ -100,6 +120,8 @@ class Memory:
     def remove(self, version: int) -> None:
         """Remove a version's region; nothing happens where it has none."""
         if self._wants.pop(version, None) is not None:
+            for known in (self._rows, self._goals, self.curves):
+                known.pop(version, None)
             self._divide_anew()
             if version != self._moving:  # whoever moves it sees that it is not wanted any more
                 self._unmake(version)
@@ -152,7 +174,7 @@ class Memory:
 
     def totals(self) -> dict[str, int]:
         """Bytes of the whole arena; `huge` are those in huge pages."""
-        return {"capacity": self._capacity, "used": self.tables.used, "huge": self.tables.huge.bytes}
+        return {"capacity": self.capacity, "used": self.tables.used, "huge": self.tables.huge.bytes}
 
     def check(self) -> None:
         """Audits all regions; AssertionError says what is wrong in which."""
@@ -174,22 +196,90 @@ class Memory:
     async def rebalance(self) -> None:
         """Give each version its share, moving as few rows as that takes."""
         sizes = {held.version: held.table.region.size for held in self.tables}
-        targets = shares(self._wants, self._capacity)
-        for version, size in moves(sizes, targets, self._capacity).items():
+        targets = self._shares(self._wants)
+        worth = WORTH_MOVING if self._goals else WORTH_GROWING
+        for version, size in moves(sizes, targets, self.capacity, worth).items():
             if version in self._wants:
                 await self._resize(version, size)
+
+    # --- where memory pays (payoffs.py) --------------------------------------------------------------------------
+
+    @property
+    def wants(self) -> Mapping[int, Want]:
+        """What each version would have."""
+        return self._wants
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there is less than all versions want."""
+        return sum(want.most for want in self._wants.values()) > self.capacity * FILLED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all regions have the shares that they are to have."""
+        return self._settled.is_set()
+
+    def follow(self) -> None:
+        """Count from now on by what memory the accesses to each version that is looked up would be hits."""
+        for version, rows in self._rows.items():
+            curve = self.curves.get(version)
+            if rows and (curve is None or curve.overfull):
+                self._count(version, Curve(rows if curve is None else max(rows, 2 * curve.rows)))
+
+    def follow_none(self) -> None:
+        """All have what they want: nothing is counted, and nobody has a goal."""
+        self.curves.clear()
+        self._goals.clear()
+        for held in self.tables:
+            held.table.curve = None
+
+    def aim(self, goals: Mapping[int, int]) -> None:
+        """Divide the arena by these bytes of each version, as far as the wants of all allow it."""
+        self._goals = {version: goal for version, goal in goals.items() if version in self.curves}
+        self._divide_anew()
+
+    def _shares(self, wants: Mapping[int, Want]) -> dict[int, int]:
+        return settled(wants, self._goals, self.capacity)
+
+    def _want_of(self, version: int, row_bytes: int, rows: int) -> Want:
+        nbytes = self.fixed(version)
+        return Want.of(row_bytes, rows) if nbytes is None else Want.fixed(row_bytes, nbytes)
+
+    def _fix(self, version: int, row_bytes: int) -> None:
+        """Give a version the share that is its own by the settings, from when it is live."""
+        nbytes = self.fixed(version)
+        if nbytes is None or self._wants[version] == Want.fixed(row_bytes, nbytes):
+            return
+        wants = self._wants | {version: Want.fixed(row_bytes, nbytes)}
+        if sum(want.least for want in wants.values()) <= self.capacity:
+            self._wants = wants
+            self._divide_anew()
+
+    def _goes_on(self, version: int, before: int | None) -> None:
+        """A version takes another one's place: it is asked for the same ids, and gets as much memory."""
+        if before is not None and before in self._goals:
+            self._goals[version] = self._goals[before]
+        if before is not None and before in self.curves and version not in self.curves:
+            self._count(version, self.curves[before])
+
+    def _count(self, version: int, curve: Curve) -> None:
+        self.curves[version] = curve
+        held = self.tables.get(version)
+        if held is not None:
+            held.table.curve = curve
 
     async def _resize(self, version: int, size: int) -> None:
         self._moving = version
         try:
             with self.tables.resizing(version, size) as (old, new):
-                self._moving_to = new
+                self._moving_to, new.curve = new, old.curve
                 sets = max(1, old.region.sets * SLICE_BYTES // old.region.size)
                 for first in range(0, old.region.sets, sets):
                     new.take_over(old, first, sets)
                     await breathe()
                     if version not in self._wants:
                         raise _Removed
+            new.curve = self.curves.get(version)
         except _Removed:
             self._unmake(version)
         finally:
@@ -201,11 +291,11 @@ class Memory:
 
     def _check_room(self, wants: dict[int, Want]) -> None:
         least = sum(want.least for want in wants.values())
-        if least > self._capacity:
+        if least > self.capacity:
             raise TooLarge(
                 f"the warm tier needs {least} bytes for a few rows of each of {len(wants)} table versions, and has "
-                f"{self._capacity}: raise warm.capacity",
-                {"least": least, "capacity": self._capacity},
+                f"{self.capacity}: raise warm.capacity",
+                {"least": least, "capacity": self.capacity},
             )
 
     def _make(self, version: int, row_bytes: int, size: int) -> None:
@@ -214,6 +304,7 @@ class Memory:
         except NoRoomError as error:
             raise TooLarge(str(error)) from error
         self._at_entry[held.entry] = version
+        held.table.curve = self.curves.get(version)
 
     def _unmake(self, version: int) -> None:
         self._at_entry.pop(self.entry(version))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from embcache.config import Settings
 from embcache.host.arena import Arena
 from embcache.host.ring import new_ring
 from embcache.local import frames
 from embcache.owner.applier import Tiers
+from embcache.owner.catalogue import LIVE
 from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
@@ -20,6 +22,7 @@ from embcache.owner.lineage import Lineage
 from embcache.owner.memory import Memory
 from embcache.owner.operations import Operations
 from embcache.owner.parts import Parts
+from embcache.owner.payoffs import Payoffs
 from embcache.owner.prefetches import Prefetches
 from embcache.owner.reads import Reads, Targets
 from embcache.owner.rings import Rings
@@ -49,6 +52,8 @@ class Owner:
         threads = StoreThreads(self._stuck)
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
         tables = Tables(store, threads, memory, arena.publish_generation, lambda: self.parts.intake)
+        memory.fixed = partial(_fixed_share, tables, settings.warm.fixed_bytes)
+        self._payoffs = Payoffs(memory, move=settings.warm.shares == "curve")
         reads = Reads(store, threads, Targets(tables.find, memory.region, lambda: arena.position))
         feeds = Feeds()
         told = (memory.replace, reads.overtaken, feeds, arena.publish_position)
@@ -63,7 +68,7 @@ class Owner:
             store, threads, memory, tables, reads, imports, intake, feeds, start, Prefetches(memory, reads, tables)
         )
         self.rings = Rings(memory)
-        stats = Stats(self.parts, lambda: len(self.server.connections))
+        stats = Stats(self.parts, lambda: len(self.server.connections), self._payoffs.told)
         self._operations = Operations(self.parts, stats)
         self._snapshots = SnapshotCalls(self.parts, settings.cold)
         self._sweeper = Sweeper(self.parts, settings.updates.sweep_every_s)
@@ -79,7 +84,7 @@ class Owner:
         self._keep.begin()
         watched = (
             *(self.rings, parts.imports, parts.memory, parts.tables, parts.feeds),
-            *(self._sweeper, self._keep, parts.prefetches),
+            *(self._sweeper, self._keep, parts.prefetches, self._payoffs),
         )
         watches = [each.watch() for each in watched]
         self._watches = [asyncio.get_running_loop().create_task(watch) for watch in watches]
@@ -133,3 +138,9 @@ class Owner:
             self.rings.remove(ring)
 
         return Greeting(meta, fds, self._snapshots.beside(self._operations.of(feed)), on_close)
+
+
+def _fixed_share(tables: Tables, fixed: Mapping[str, int], number: int) -> int | None:
+    """The bytes of the warm tier that the settings give a version: to the live one of a table."""
+    version = tables.find(number)
+    return fixed.get(version.spec.name) if version is not None and version.state == LIVE else None

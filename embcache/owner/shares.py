@@ -32,6 +32,17 @@ class Want:
         most = max(LEAST_BYTES, region_bytes(row_bytes, int(rows * HEADROOM)))
         return cls(max(most, least_bytes(row_bytes)), least_bytes(row_bytes))
 
+    @classmethod
+    def fixed(cls, row_bytes: int, nbytes: int) -> Want:
+        """Of a version that is to have so many bytes, whatever it and the others want."""
+        least = max(nbytes, least_bytes(row_bytes))
+        return cls(least, least)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has its share in any case."""
+        return self.most == self.least
+
 
 def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
     """{version: bytes it gets}; within the capacity if the least that all of them want is."""
@@ -44,13 +55,16 @@ def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
     return given
 
 
-def moves(sizes: Mapping[int, int], targets: Mapping[int, int], capacity: int) -> dict[int, int]:
+def moves(
+    sizes: Mapping[int, int], targets: Mapping[int, int], capacity: int, worth: float = WORTH_GROWING
+) -> dict[int, int]:
     """{version: new bytes} of the regions worth changing, those that shrink first.
 
-    `sizes` are the bytes they have, `targets` those they should have. A region that is too large is left alone for as
+    `sizes` are the bytes they have, `targets` those they should have, of which growing by less than `worth` is not
+    worth it. A region that is too large is left alone for as
     long as nobody needs its bytes.
     """
-    larger = {v: target for v, target in targets.items() if target >= sizes[v] * WORTH_GROWING}
+    larger = {v: target for v, target in targets.items() if target >= sizes[v] * worth}
     smaller = {v: target for v, target in targets.items() if target < sizes[v]}
     if sum(larger.get(version, size) for version, size in sizes.items()) <= capacity:
         smaller = {}

@@ -15,15 +15,21 @@ from embcache_storage.store import VersionGone
 class Stats:
     """Collects the answer of the op `stats`."""
 
-    def __init__(self, parts: Parts, links: Callable[[], int]) -> None:
-        """Looks at the owner's parts; owns none. `links()` is how many links there are."""
+    def __init__(
+        self,
+        parts: Parts,
+        links: Callable[[], int],
+        misses: Callable[[int], dict[str, Any] | None] = lambda number: None,
+    ) -> None:
+        """Looks at the owner's parts; owns none. `links()` is how many links there are, `misses` see Payoffs.told."""
         self._parts = parts
+        self._misses = misses
         self._links = links
         self._started = time.monotonic()
 
     async def collect(self) -> dict[str, Any]:
         """{"tables": [{"table", "label", "number", "live", "state", "follow", "live_since", "spec", "rows",
-        "cold_bytes", "warm_...": ..., "start_...": ...}], "memory", "owner"}, an entry for each version.
+        "cold_bytes", "warm_...": ..., "start_...": ..., "misses"}], "memory", "owner"}, an entry for each version.
 
         `rows` and `cold_bytes` are on disk, the first an estimate unless `rows_exact`; `warm_rows` and `warm_bytes` in
         the arena, `start_...` see warm_start.py; `memory` is bytes by use; `updates` is positions, what waits, and
@@ -61,6 +67,7 @@ class Stats:
             "rows_exact": self._parts.store.is_counted(version.number),
             "cold_bytes": cold_bytes,
             **_named("warm", self._parts.memory.stats(version.number)),
+            "misses": self._misses(version.number),
             **_named("start", self._parts.warm_start.counts(version.number)),
         }
 

@@ -292,7 +292,7 @@ class Tables:
     def make_room(self, moves: Iterable[Move]) -> None:
         """Let versions that are to be live have memory as if they were."""
         for move in moves:
-            self._memory.want(move.after.number, self.rows(move.after.number))
+            self._memory.want(move.after.number, self.rows(move.after.number), move.before.number)
 
     def share_memory(self, names: Iterable[str]) -> None:
         """Let versions have memory by what they are now: those that are not live need not hold all their rows."""

@@ -136,6 +136,7 @@ def _told(counts: Mapping[str, Any], hot_rows: int) -> dict[str, Any]:
         "live_since": None if counts["live_since"] is None else str(counts["live_since"]),
         "rows": counts["rows"],
         "rows_exact": counts["rows_exact"],
+        "misses": counts["misses"],
         "tiers": {
             "hot": {"rows": hot_rows, "bytes": hot_bytes},
             "warm": {"rows": counts["warm_rows"], "bytes": counts["warm_bytes"]},

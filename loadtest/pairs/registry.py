@@ -17,6 +17,7 @@ from loadtest.pairs import (
     lookup_while_updating,
     memory,
     policy,
+    shares,
     startup,
     update_apply,
     update_durable,
@@ -53,6 +54,7 @@ ALL: tuple[Pair, ...] = (
     memory.PAIR,
     policy.POLICY,
     policy.COST,
+    shares.PAIR,
     startup.WARM,
     startup.FIRST,
 )

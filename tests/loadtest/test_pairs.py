@@ -28,6 +28,7 @@ from loadtest.pairs import (
     lookup_while_updating,
     memory,
     policy,
+    shares,
     startup,
     update_apply,
     update_durable,
@@ -169,6 +170,13 @@ def test_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_policy_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measured(monkeypatch, policy, policy.COST, ROWS=20_000, CALLS_A_SLICE=2)
     assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+
+
+def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"MOST_ROWS": 20_000, "SAMPLES": 8, "LOOK_EVERY": 20, "BEFORE": 240, "AFTER": 20}
+    outcome = measured(monkeypatch, shares, None, **sizes)
+    assert outcome.ours.median < outcome.theirs.median
+    assert "memory was divided anew" in outcome.note
 
 
 def test_cold_lookup(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ def test_a_table_from_its_creation_to_its_end(service: Running) -> None:
     assert told["spec"] == spec
     assert (told["version"], told["rows"], told["rows_exact"]) == ("1", 0, True)
     assert told["tiers"]["cold"]["rows"] == 0
+    assert told["misses"] is None  # all rows fit
     again = service.ask(put("/v1/tables/shoes", {"name": "shoes", "dim": 3, "dtype": "bf16"}))
     assert (again.status, again.json()) == (200, told)
     assert service.ask(put("/v1/tables/shoes", {"dim": 4, "dtype": "bf16"})).status == 409
