@@ -48,7 +48,8 @@ HOT = (
 )
 _HOT_GAUGES = ("on", "capacity_bytes")
 _HOT = _ERRORS + len(CODES)
-_TABLES = _HOT + len(HOT)
+_OPEN = _HOT + len(HOT)
+_TABLES = _OPEN + 1
 _NAME_WORDS, _SLOT_WORDS = 8, 8 + len(TIERS)
 BLOCK_BYTES = 8 * (_TABLES + MAX_TABLES * _SLOT_WORDS)
 
@@ -88,6 +89,15 @@ class Counters:
         """Note the front's hot tier, by the names in HOT."""
         for place, (name, _) in enumerate(HOT):
             self._words[_HOT + place] = counts.get(name, 0)
+
+    @property
+    def connections(self) -> int:
+        """How many connections the front has, as it noted last."""
+        return self._words[_OPEN]
+
+    @connections.setter
+    def connections(self, count: int) -> None:
+        self._words[_OPEN] = count
 
     def word(self, place: int) -> int:
         """One word of the block."""
@@ -168,6 +178,7 @@ class _Scrape(Collector):
         for place, (name, text) in enumerate(HOT):
             kind = GaugeMetricFamily if name in _HOT_GAUGES else CounterMetricFamily
             yield kind(f"embcache_hot_{name}", text, value=self._sum(_HOT + place))
+        yield GaugeMetricFamily("embcache_connections", "Open connections", value=self._sum(_OPEN))
         for gauge in self._gauges:
             family = GaugeMetricFamily(f"embcache_{gauge.name}", gauge.help, labels=gauge.labels)
             for labels, value in gauge.values:

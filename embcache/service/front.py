@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import uvicorn
@@ -29,9 +30,10 @@ from embcache.features import hash_integers
 from embcache.host.memory import keep_freed_memory
 from embcache.host.warm import warm_readers
 from embcache.hot.tier import HotState, HotTier, open_tier
-from embcache.metrics import BLOCK_BYTES
+from embcache.metrics import BLOCK_BYTES, Counters
 from embcache.owner.hotline import failed, ready, send_line
 from embcache.service import guard
+from embcache.service.accepting import Acceptor, FairShare
 from embcache.service.app import Front
 from embcache.service.connection import Connection, watch
 from embcache.service.context import Service
@@ -44,7 +46,18 @@ _CANCEL_AFTER_S = 1.0  # beyond the grace: what goes on although its client was 
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose end is this process's to call."""
+    """uvicorn's server, whose end is this process's to call, and which leaves other fronts their part of what comes."""
+
+    share: FairShare
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+
+        def connection() -> asyncio.Protocol:
+            return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        acceptors: list[Any] = [Acceptor(listener, connection, self.share) for listener in sockets or ()]
+        self.servers = acceptors
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -68,8 +81,13 @@ def main() -> None:
     settings = Settings.from_json(sys.stdin.buffer.read())
     service = Service.of(settings, counter_blocks(arguments.counters_fd, settings.server.workers), arguments.index)
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
+    server = _server(service)
+    fronts = [Counters(block) for block in service.blocks]
+    server.share = FairShare(fronts, arguments.index, server.server_state.connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(service, listeners, line, partial(_hot_tier, settings, arguments.index, arguments.again)))
+        runner.run(
+            _serve(service, server, listeners, line, partial(_hot_tier, settings, arguments.index, arguments.again))
+        )
 
 
 def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
@@ -80,11 +98,11 @@ def counter_blocks(fd: int, fronts: int) -> list[memoryview]:
 
 async def _serve(
     service: Service,
+    server: _Server,
     listeners: Sequence[socket.socket],
     line: socket.socket,
     hot_tier: Callable[[], HotTier | HotState],
 ) -> None:
-    server = _server(service)
     loop = asyncio.get_running_loop()
     warm, owner_is_there = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, _stop, server, service.settings.server.grace_s, warm)
@@ -95,7 +113,7 @@ async def _serve(
             group.create_task(_read(service, line, warm, owner_is_there, hot_tier)),
             group.create_task(watch(server.server_state.connections, limits.body_timeout_s, limits.keep_alive_s)),
             group.create_task(_trim(service)),
-            group.create_task(_count_hot(service)),
+            group.create_task(_count(service, server)),
         ]
         await server.serve(sockets=list(listeners))
         for helper in helpers:
@@ -177,9 +195,10 @@ async def _trim(service: Service) -> None:
         service.lookups.pool.trim()
 
 
-async def _count_hot(service: Service) -> None:
-    """Keeps what is told of the hot tier up to date, for whichever front is asked."""
+async def _count(service: Service, server: _Server) -> None:
+    """Keeps what is told of the hot tier and of connections up to date, for whichever front is asked."""
     while True:
+        service.counters.connections = len(server.server_state.connections)
         hot = service.reader.hot
         service.counters.hot(hot.counts() if isinstance(hot, HotTier) else {})
         await asyncio.sleep(_COUNT_EVERY_S)
