@@ -74,13 +74,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _workers(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 256):
+        return value
+    raise ValueError('should be "auto" or a number of processes from 1 to 256')
+
+
 class Server(Section):
     """[server]: where the service listens, and what one request may ask for."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 7070
     uds: FilePath | None = None
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: Annotated[Literal["auto"] | int, BeforeValidator(_workers)] = 1
     max_body_bytes: Annotated[Size, Field(ge=1024)] = 64 << 20
     max_ids_per_request: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
     reply_pool: Annotated[Size, Field(ge=1 << 20)] = 512 << 20

@@ -32,7 +32,7 @@ from embcache.host.warm import warm_readers
 from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.metrics import BLOCK_BYTES, Counters
 from embcache.owner.hotline import failed, ready, send_line
-from embcache.service import guard
+from embcache.service import guard, placement
 from embcache.service.accepting import Acceptor, FairShare
 from embcache.service.app import Front
 from embcache.service.connection import Connection, watch
@@ -79,11 +79,13 @@ def main() -> None:
     arguments = parser.parse_args()
     line = socket.socket(fileno=arguments.parent_fd)
     settings = Settings.from_json(sys.stdin.buffer.read())
-    service = Service.of(settings, counter_blocks(arguments.counters_fd, settings.server.workers), arguments.index)
+    fronts = int(settings.server.workers)  # which the supervisor has counted
+    placement.settle(arguments.index, fronts, settings.hot.device)
+    service = Service.of(settings, counter_blocks(arguments.counters_fd, fronts), arguments.index)
     listeners = [socket.socket(fileno=fd) for fd in arguments.listen_fd]
     server = _server(service)
-    fronts = [Counters(block) for block in service.blocks]
-    server.share = FairShare(fronts, arguments.index, server.server_state.connections)
+    counters = [Counters(block) for block in service.blocks]
+    server.share = FairShare(counters, arguments.index, server.server_state.connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(
             _serve(service, server, listeners, line, partial(_hot_tier, settings, arguments.index, arguments.again))
@@ -174,7 +176,7 @@ async def _read(
 def _hot_tier(settings: Settings, index: int, again: bool) -> HotTier | HotState:
     """This front's hot tier. One that serves again does without where its device is gone."""
     try:
-        return open_tier(settings.hot, index, settings.server.workers)
+        return open_tier(settings.hot, index, int(settings.server.workers))
     except ConfigError as error:
         if not again:
             raise

@@ -27,6 +27,7 @@ from embcache.owner.process import OwnerProcess
 from embcache.service.forewarning import forewarn
 from embcache.service.keeper import Backoff, FrontKeeper
 from embcache.service.listening import Listening
+from embcache.service.placement import fronts_of
 
 logger = logging.getLogger("embcache.supervisor")
 
@@ -101,10 +102,11 @@ class Supervisor:
         self._owner: OwnerProcess | None = None
         self._announced = False
         self._news = os.eventfd(0, os.EFD_CLOEXEC)  # written by a keeper whose front is ready, or that gave up
-        counters = new_memfd("embcache-counters", settings.server.workers * BLOCK_BYTES)
+        fronts = fronts_of(settings.server.workers, settings.hot.device)
+        counters = new_memfd("embcache-counters", fronts * BLOCK_BYTES)
+        settings = settings.model_copy(update={"server": settings.server.model_copy(update={"workers": fronts})})
         self._fronts = [
-            FrontKeeper(settings, index, listening.sockets, counters, self._news)
-            for index in range(settings.server.workers)
+            FrontKeeper(settings, index, listening.sockets, counters, self._news) for index in range(fronts)
         ]
 
     def run(self) -> None:

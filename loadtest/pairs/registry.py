@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadtest.pairs import (
+    attach,
     cold_lookup,
     cold_small,
     dlrm_query,
@@ -26,18 +27,21 @@ from loadtest.pairs import (
     version_switch,
     warm_lookup,
     whole_import,
+    workers,
 )
 from loadtest.pairs.base import Pair
 
 ALL: tuple[Pair, ...] = (
     warm_lookup.NUMPY,
     warm_lookup.FBGEMM,
+    attach.PAIR,
     http_lookup.TCP,
     http_sockets.LOOKUP,
     http_lookup.UNIX,
     http_sockets.LARGE,
     http_small.P50,
     http_small.P99,
+    workers.PAIR,
     http_bags.PAIR,
     dlrm_query.PAIR,
     http_clients.PAIR,

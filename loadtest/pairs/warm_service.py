@@ -35,10 +35,11 @@ Table = tuple[U64s, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class WarmService:
-    """Where it listens, and a client of it."""
+    """Where it listens, a client of it, and its data folder."""
 
     url: str
     client: Client
+    data: Path
 
 
 class NotWarm(RuntimeError):
@@ -75,7 +76,7 @@ def warm_tables(
             import_table(client, Dataset(table, ids, rows, NO_LOOKUPS, ""))
         for table, (ids, _) in tables.items():
             _warm(client, table, ids)
-        yield WarmService(url, client)
+        yield WarmService(url, client, service.config.parent / "data")
 
 
 def _warm(client: Client, table: str, ids: U64s) -> None:
