@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,11 @@ from embcache_client.results import LookupResult
 from loadtest.datasets import Dataset
 from loadtest.importing import import_table
 from loadtest.pairs import (
+    attach,
     cold_lookup,
     cold_small,
     dlrm_query,
+    expiry_sweep,
     http_bags,
     http_clients,
     http_lookup,
@@ -38,6 +42,7 @@ from loadtest.pairs import (
     warm_lookup,
     warm_service,
     whole_import,
+    workers,
 )
 from loadtest.pairs.answers import same_rows
 from loadtest.pairs.base import Outcome, Pair, enter_peer
@@ -146,6 +151,28 @@ def test_warm_lookup_of_wrong_rows_is_not_measured(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Reader, "lookup", lookup)
     with pytest.raises(RowsDiffer, match="the table answered"):
         measured(monkeypatch, warm_lookup, warm_lookup.NUMPY, ROWS=20_000, CALLS_A_SLICE=2)
+
+
+def test_attach(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_held(monkeypatch, attach)
+    outcome = measured(monkeypatch, attach, ROWS=20_000, CALLS_A_SLICE=2)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert (sides, outcome.note) == (["EmbeddingCache"], "")
+
+
+def test_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("wrk") is None:
+        outcome = workers.PAIR.measure(3)
+        assert "apt-get install wrk" in outcome.absent
+        pytest.skip("no wrk")
+    outcome = measured(monkeypatch, workers, ROWS=2000, SLICE_S=1, BUDGET_S=1.0)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+
+
+def test_expiry_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, expiry_sweep, ROWS=2000, SLICE_S=0.5, PEAK_S=0.1, BUDGET_S=1.0)
+    assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+    assert re.search(r"\d+% of the rows were swept meanwhile", outcome.note)
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
