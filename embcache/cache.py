@@ -217,17 +217,26 @@ class EmbeddingCache:
         return await tablecalls.limit(self.ready_attachment(), table, max_norm)
 
     def stage(
-        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+        self,
+        table: str,
+        version: str,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        follow: bool = False,
+        source: str | None = None,
     ) -> TableSpec:
-        """Add an empty version to a table, beside the live one -> what it is. `importing` fills it.
+        """Add a version to a table, beside the live one -> what it is. It is empty, and `importing` fills it.
 
         spec: keys in which it differs from the live one: dtype, default, add. follow: updates of the table go to it
-        too. UnknownTable; Conflict for a name that is taken.
+        too. source: begin with the rows of that version, as of when this one is there. UnknownTable; Conflict for a
+        name that is taken.
         """
-        return tablecalls.stage(self.attached(), table, version, spec or {}, follow).result().spec
+        return tablecalls.stage(self.attached(), table, version, spec or {}, follow, source).result().spec
 
-    async def stage_async(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> Staged:
-        return await tablecalls.stage(self.ready_attachment(), table, version, spec, follow)
+    async def stage_async(
+        self, table: str, version: str, spec: Mapping[str, Any], follow: bool, source: str | None = None
+    ) -> Staged:
+        return await tablecalls.stage(self.ready_attachment(), table, version, spec, follow, source)
 
     def switch(
         self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = WARM_S

@@ -162,9 +162,18 @@ class Switched:
     warmed: Mapping[str, Mapping[str, int]]
 
 
-def stage(attachment: Attachment, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> Pending[Staged]:
-    """Add an empty version; `spec` is what it has of its own. UnknownTable, Conflict, MalformedRequest."""
-    meta = {"table": table, "version": version, "spec": dict(spec), "follow": follow}
+def stage(
+    attachment: Attachment,
+    table: str,
+    version: str,
+    spec: Mapping[str, Any],
+    follow: bool,
+    source: str | None = None,
+) -> Pending[Staged]:
+    """Add a version, empty or with the rows of the version `source`; `spec` is what it has of its own. UnknownTable,
+    Conflict, MalformedRequest.
+    """
+    meta = {"table": table, "version": version, "spec": dict(spec), "follow": follow, "source": source}
 
     def read(reply: Reply) -> Staged:
         return Staged(reply.meta["version"], TableSpec.parse(reply.meta["spec"]), int(reply.meta["position"]))

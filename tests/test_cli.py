@@ -619,7 +619,11 @@ def test_versions_are_staged_filled_switched_and_dropped(
     assert ["brief", "staged", "no", "bf16"] in [
         line.split()[:4] for line in run("versions", "versed", *running).out.splitlines()
     ]
-    for version in ("two", "1", "brief"):
+    copied = run("stage", "versed", "again", "--source", "two", "--dtype", "f32", *running)
+    assert copied.out == "versed: again is staged with the rows of two\n"
+    listed = run("versions", "versed", *running).out.splitlines()
+    assert ["again", "staged", "no", "f32", "500"] in [line.split()[:5] for line in listed]
+    for version in ("two", "1", "brief", "again"):
         assert (
             run("drop-version", "versed", version, "--yes", *running).out == f"versed: version {version} is dropped\n"
         )

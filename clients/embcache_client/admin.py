@@ -46,9 +46,14 @@ def limit_call(name: str, max_norm: float | None) -> Call[dict[str, Any]]:
     return json_call("PATCH", _table(name), dict, {"max_norm": max_norm})
 
 
-def stage_call(table: str, version: str, spec: Mapping[str, Any] | None, follow: bool) -> Call[dict[str, Any]]:
-    content = {"version": version, "spec": dict(spec or {}), "follow": follow}
-    return json_call("POST", f"{_table(table)}/versions", dict, content, idempotent=False)
+def stage_call(
+    table: str, version: str, spec: Mapping[str, Any] | None, follow: bool, source: str | None
+) -> Call[dict[str, Any]]:
+    content: dict[str, Any] = {"version": version, "spec": dict(spec or {}), "follow": follow}
+    least_s = 0.0
+    if source is not None:
+        content["source"], least_s = source, COMMIT_TIMEOUT_S
+    return json_call("POST", f"{_table(table)}/versions", dict, content, idempotent=False, least_timeout_s=least_s)
 
 
 def switch_call(tables: Mapping[str, str], follow: bool | None, warm_s: float) -> Call[dict[str, Any]]:

@@ -115,10 +115,16 @@ class AsyncClient:
         return await self._transport.run(admin.limit_call(table, max_norm))
 
     async def stage(
-        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+        self,
+        table: str,
+        version: str,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        follow: bool = False,
+        source: str | None = None,
     ) -> dict[str, Any]:
         """As Client.stage."""
-        return await self._transport.run(admin.stage_call(table, version, spec, follow))
+        return await self._transport.run(admin.stage_call(table, version, spec, follow, source))
 
     async def switch(
         self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = admin.WARM_S

@@ -149,14 +149,21 @@ class Client:
         return self._transport.run(admin.limit_call(table, max_norm))
 
     def stage(
-        self, table: str, version: str, spec: Mapping[str, Any] | None = None, *, follow: bool = False
+        self,
+        table: str,
+        version: str,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        follow: bool = False,
+        source: str | None = None,
     ) -> dict[str, Any]:
-        """Add an empty version to a table, beside the live one, for importing(version=...) to fill; returns what it is.
+        """Add a version to a table, beside the live one, empty for importing(version=...) to fill; returns what it is.
 
         spec: the keys in which it differs from the live one: "dtype", "default", "add". follow: updates of the table
-        go to it, too. Raises Conflict for a name that is taken.
+        go to it, too. source: it begins with the rows of that version, as of the "position" of the answer. Raises
+        Conflict for a name that is taken.
         """
-        return self._transport.run(admin.stage_call(table, version, spec, follow))
+        return self._transport.run(admin.stage_call(table, version, spec, follow, source))
 
     def switch(
         self, tables: Mapping[str, str], *, follow: bool | None = None, warm_s: float = admin.WARM_S

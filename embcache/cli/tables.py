@@ -94,8 +94,8 @@ class Tables(Protocol):
         """Give a table another limit for the norm of its rows, None for none."""
         ...
 
-    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
-        """Add an empty version; `spec` is what it has of its own."""
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool, source: str | None) -> None:
+        """Add a version, empty or with the rows of `source`; `spec` is what it has of its own."""
         ...
 
     def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
@@ -187,8 +187,8 @@ class LocalTables:
     def limit(self, table: str, max_norm: float | None) -> object:
         return self._cache.limit(table, max_norm)
 
-    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
-        self._cache.stage(table, version, spec, follow=follow)
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool, source: str | None) -> None:
+        self._cache.stage(table, version, spec, follow=follow, source=source)
 
     def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
         return self._cache.switch(tables, follow=follow, warm_s=warm_s)
@@ -248,8 +248,8 @@ class RemoteTables:
     def limit(self, table: str, max_norm: float | None) -> object:
         return self._client.limit(table, max_norm)
 
-    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool) -> None:
-        self._client.stage(table, version, spec, follow=follow)
+    def stage(self, table: str, version: str, spec: Mapping[str, Any], follow: bool, source: str | None) -> None:
+        self._client.stage(table, version, spec, follow=follow, source=source)
 
     def switch(self, tables: Mapping[str, str], follow: bool | None, warm_s: float) -> dict[str, dict[str, int]]:
         warmed: dict[str, dict[str, int]] = self._client.switch(tables, follow=follow, warm_s=warm_s)["warmed"]

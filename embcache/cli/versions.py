@@ -89,14 +89,17 @@ def stage(
         float | None, typer.Option("--max-norm", help="What no update may leave a row's norm over while it is live.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Updates of the table go to it, too.")] = False,
+    source: Annotated[str | None, typer.Option("--source", help="The version whose rows it begins with.")] = None,
 ) -> None:
-    """Add an empty version beside the live one, for `embcache import --version` to fill. Lookups do not see it."""
+    """Add a version beside the live one: empty, for `embcache import --version` to fill, or with the rows of another.
+    Lookups do not see it."""
     from embcache.cli.tables import opened
 
     spec = own_keys(None if dtype is None else dtype_of(dtype), default, add, ttl_s=ttl_s, max_norm=max_norm)
     with opened(*place(config, url), token) as tables:
-        tables.stage(table, version, spec, follow)
-    typer.echo(f"{table}: {version} is staged" + (", and follows" if follow else ""))
+        tables.stage(table, version, spec, follow, source)
+    told = f" with the rows of {source}" if source is not None else ""
+    typer.echo(f"{table}: {version} is staged{told}" + (", and follows" if follow else ""))
 
 
 def switch(

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -251,6 +251,43 @@ class Tables:
             table = versions.staged(table, version)
             await self._threads.change(self._store.create, version.number, version.spec.cold_row_bytes)
             return version, await self._install(table, version, rows=0)
+
+    async def plan_copy(
+        self, name: str, label: str, spec: Mapping[str, Any], source: str, *, follow: bool
+    ) -> tuple[Version, Version]:
+        """(The version of that name, a new one that is to have its rows), see copies.py. UnknownTable, Conflict."""
+        async with self._change:
+            table = self.named(name)
+            origin = versions.found(table, source)
+            version = await self._new_version(versions.own_spec(table, spec), versions.check_label(label))
+            version = replace(version, state=STAGED, follow=follow)
+            versions.staged(table, version)  # rather than after all is copied
+            return origin, version
+
+    async def stage_copy(
+        self, name: str, version: Version, origin: Version, rows: int, finish: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Add a version that lies in the store -> the change's position; `finish` makes it what its source is when no
+        batch is accepted any more. UnknownTable or Conflict where that went or was filled anew; the version goes then.
+        """
+        async with self._changing():
+            try:
+                table = self.named(name)
+                there = table.find(origin.label)
+                if there is None or there.number != origin.number:
+                    raise versions.copied_no_more(name, origin)
+                table = versions.staged(table, version)
+                await finish()
+            except BaseException:
+                self._unnamed.add(version.number)
+                raise
+            return await self._install(table, version, rows)
+
+    async def discard(self, number: int) -> None:
+        """Let a version go that lies in the store and that nobody names."""
+        self._unnamed.add(number)
+        async with self._change:
+            await self._sweep()
 
     async def drop_version(self, name: str, label: str) -> int:
         """Remove a version that is not live, and its rows -> the change's position. UnknownTable, Conflict."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from embcache.errors import MalformedRequest
 from embcache.owner.arguments import get, text
+from embcache.owner.copies import Copies
 from embcache.owner.parts import Parts
 from embcache.owner.server import Answer
 from embcache.owner.warmup import WarmUp
@@ -23,13 +24,19 @@ class VersionCalls:
         self._tables = parts.tables
         self._intake = parts.intake
         self._warm_up = WarmUp(parts.memory, parts.reads, parts.tables)
+        self._copies = Copies(parts)
         self._warming = asyncio.Lock()  # one switch after the other: they would take each other's memory
 
     async def stage(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:
-        """{"table", "version", "spec": its own keys, "follow"} -> {"version", "spec", "position"}."""
-        version, position = await self._tables.stage(
-            text(meta, "table"), text(meta, "version"), get(meta, "spec", dict), follow=get(meta, "follow", bool)
-        )
+        """{"table", "version", "spec": its own keys, "follow", "source": version or null} -> {"version", "spec",
+        "position"}; with a source it has its rows.
+        """
+        asked = text(meta, "table"), text(meta, "version"), get(meta, "spec", dict)
+        follow, source = get(meta, "follow", bool), meta.get("source")
+        if source is None:
+            version, position = await self._tables.stage(*asked, follow=follow)
+        else:
+            version, position = await self._copies.stage(*asked, text(meta, "source"), follow=follow)
         return {"version": version.label, "spec": version.spec.to_json(), "position": position}, ()
 
     async def limit(self, meta: Mapping[str, Any], payload: memoryview) -> Answer:

@@ -132,6 +132,14 @@ def check_target(table: Table, target: Version) -> Version:
     return target
 
 
+def copied_no_more(name: str, origin: Version) -> Conflict:
+    """The error for a version that went, or has other rows now, while it was copied."""
+    return Conflict(
+        f"version {origin.label!r} of table {name!r} was dropped or filled anew while it was copied",
+        {"table": name, "version": origin.label},
+    )
+
+
 def without(table: Table, label: str) -> Table:
     """The table without a version. UnknownTable; Conflict for the live one."""
     if found(table, label).state == LIVE:

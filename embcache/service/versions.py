@@ -14,7 +14,7 @@ from embcache.service.fields import mistyped, unknown_key
 
 router = APIRouter(tags=["versions"])
 
-_STAGE = frozenset({"version", "spec", "follow"})
+_STAGE = frozenset({"version", "spec", "follow", "source"})
 _SWITCH = frozenset({"tables", "follow", "warm_s"})
 
 
@@ -26,14 +26,18 @@ _SWITCH = frozenset({"tables", "follow", "warm_s"})
 )
 async def stage_version(table: str, request: Request, service: TheService) -> dict[str, Any]:
     """Add an empty version beside the live one, for an import to fill. `spec`: what of the live one's it has otherwise
-    (dtype, default, add); `follow`: whether updates of the table go to it, too."""
+    (dtype, default, add); `follow`: whether updates of the table go to it, too; `source`: the version whose rows it
+    begins with."""
     body = _map(await read_json(request), _STAGE)
     version = _needed(body, "version", str, "a name")
     spec = body.get("spec") or {}
     if not isinstance(spec, dict):
         mistyped("spec", spec, 'a map of what the version has of its own, such as {"dtype": "f16"}')
     follow = _flag(body) or False
-    staged = await service.reader.cache().stage_async(table, version, spec, follow)
+    source = body.get("source")
+    if not isinstance(source, str | None):
+        mistyped("source", source, "the name of a version of the table")
+    staged = await service.reader.cache().stage_async(table, version, spec, follow, source)
     told = {"table": table, "version": staged.version, "state": "staged", "follow": follow}
     return told | {"spec": staged.spec.to_json(), "position": str(staged.position)}
 

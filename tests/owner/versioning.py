@@ -8,8 +8,10 @@ from embcache.local.link import Link
 from tests.owner.support import WAIT, Ids, Rows
 
 
-def stage(link: Link, version: str, table: str = "item", *, follow: bool = False, **spec: Any) -> dict[str, Any]:
-    meta = {"table": table, "version": version, "spec": spec, "follow": follow}
+def stage(
+    link: Link, version: str, table: str = "item", *, follow: bool = False, source: str | None = None, **spec: Any
+) -> dict[str, Any]:
+    meta = {"table": table, "version": version, "spec": spec, "follow": follow, "source": source}
     return dict(link.call("stage", meta).result(WAIT).meta)
 
 

@@ -72,6 +72,18 @@ def test_a_switch_and_back_through_the_client(boots: Running) -> None:
             client.lookup({"boots": IDS}, version="next")
 
 
+def test_a_copy_of_a_version(boots: Running) -> None:
+    with boots.client() as client, Trainer(boots.url, producer="copies") as trainer:
+        told = client.stage("boots", "copy", {"dtype": "bf16", "add": True}, follow=True, source="next")
+        assert (told["state"], told["follow"], told["spec"]["dtype"]) == ("staged", True, "bf16")
+        trainer.assign("boots", IDS[:1], np.full((1, 12), 7, np.float32))
+        found = client.lookup({"boots": IDS}, version="copy", min_position=trainer.flush())["boots"]
+        expected = rows_of(IDS) + np.float32(0.5)  # which `next` has as f32 on disk
+        expected[0] = 7
+        np.testing.assert_array_equal(found.rows, rounded(expected, "bf16"))
+        client.drop_version("boots", "copy")
+
+
 def test_what_the_calls_answer(boots: Running) -> None:
     staged = boots.ask(post("/v1/tables/boots/versions", b'{"version": "more"}', content_type="application/json"))
     told = staged.json()
@@ -112,6 +124,8 @@ def test_what_the_calls_answer(boots: Running) -> None:
         (put("/v1/active", {"tables": {"boots": "next"}, "warm_s": 10**400}), 400, "malformed_request", "0 to 300"),
         (get("/v1/tables/boots/versions/nex", method="DELETE"), 404, "unknown_table", "no version 'nex'"),
         (b"stage", 400, "malformed_request", "version: is missing"),
+        (b'{"version": "copy", "source": 2}', 400, "malformed_request", "source: is an integer"),
+        (b'{"version": "copy", "source": "nex"}', 404, "unknown_table", "no version 'nex'; the nearest is next"),
         (b'{"version": "next"}', 409, "conflict", "has a version 'next', which is staged"),
         (b'{"version": "Next"}', 400, "malformed_request", "is no name of a version"),
         (b'{"version": "dim", "spec": {"dim": 3}}', 409, "conflict", "has dim 12"),
