@@ -68,7 +68,12 @@ class Memory:
         wants[version] = self._want_of(version if replaced is None else replaced, row_bytes, rows)
         self._check_room(wants)
         self._goes_on(version, replaced)
-        self._make(version, row_bytes, self._shares(wants)[version])
+        try:
+            self._make(version, row_bytes, self._shares(wants)[version])
+        except TooLarge:
+            self._goals.pop(version, None)
+            self.curves.pop(version, None)
+            raise
         self._wants[version], self._rows[version] = wants[version], rows
         if replaced is None:  # else when that one goes: until then there is one region too many
             self._divide_anew()

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache.config import Warm
+from embcache.errors import TooLarge
 from embcache.host.arena import Arena
+from embcache.host.tables import NoRoomError
 from embcache.owner import payoffs
 from embcache.owner.gains import KEPT, STEP, WORTH, Payoff, by_gain, missed, next_step, settled
 from embcache.owner.memory import Memory
@@ -216,6 +218,24 @@ def test_a_new_version_takes_over_what_is_known_of_the_one_before(loop: asyncio.
     assert sizes_of(memory)[2] == pytest.approx(before[2], rel=0.05)
     assert looks.told(3) is not None
     assert looks.told(1) is None
+
+
+def test_a_version_that_finds_no_place_leaves_nothing_behind(
+    loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = new_memory({1: MANY, 2: MANY})
+    looks = Payoffs(memory, move=True)
+    looked(memory, looks, loop, times=2)
+
+    def no_room(*_: object) -> None:
+        raise NoRoomError("the arena is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory.tables, "add", no_room)
+        with pytest.raises(TooLarge, match="the arena is full"):
+            memory.add(3, ROW, MANY, replaced=1)
+    assert memory.curves.keys() == memory.wants.keys() == {1, 2}
+    assert looked(memory, looks, loop, times=2) >= 0
 
 
 def test_nothing_is_followed_while_all_rows_fit(loop: asyncio.Runner) -> None:
