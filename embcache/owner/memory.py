@@ -277,7 +277,7 @@ class Memory:
         self._moving = version
         try:
             with self.tables.resizing(version, size) as (old, new):
-                self._moving_to, new.curve = new, old.curve
+                self._moving_to = new
                 sets = max(1, old.region.sets * SLICE_BYTES // old.region.size)
                 for first in range(0, old.region.sets, sets):
                     new.take_over(old, first, sets)
