@@ -97,16 +97,24 @@ def demo(
 
 @app.command()
 def faults(
-    kills: Annotated[int, typer.Option(help="How often the service is killed with -9.", min=0)] = 50,
+    kills: Annotated[int, typer.Option(help="How often something is killed with -9.", min=0)] = 50,
     producers: Annotated[int, typer.Option(help="How many push at once.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of batches and of the times between kills.")] = 1,
+    fronts: Annotated[int, typer.Option(help="How many fronts the service has.", min=1)] = 2,
+    victim: Annotated[
+        list[str] | None, typer.Option(help="What is killed, in turn: all, owner, front. Default: these three.")
+    ] = None,
 ) -> None:
-    """Push updates while the service is killed again and again, and compare every row at the end."""
+    """Push updates while a service, its owner or a front is killed again and again; compare every row at the end."""
     from loadtest.faults import print_outcome, run
+    from loadtest.mortal import VICTIMS
 
+    for name in victim or ():
+        if name not in VICTIMS:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(VICTIMS)}", param_hint="--victim")
     console = Console()
     with _failures_said(console):
-        outcome = run(kills, producers, seed)
+        outcome = run(kills, producers, seed, fronts, victim or VICTIMS)
     print_outcome(outcome, console)
     if not outcome.good:
         raise typer.Exit(1)
