@@ -8,9 +8,11 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+import typer.main
 import xxhash
 
 from embcache import errors
+from embcache.cli.app import app
 from embcache.config import setting_names
 from embcache.service import failures
 from embcache_client import rowtypes, wire
@@ -165,3 +167,11 @@ def test_links_and_settings_exist(page: str) -> None:
         assert target.startswith("http") or ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
     for name in re.findall(r"`((?:server|owner|hot|warm|cold)\.(?!sock`)[a-z_]+)`", text):
         assert name in setting_names(), f"{page} names the setting {name}"
+
+
+def test_the_readme_and_the_changes_name_every_command() -> None:
+    there = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    [room] = re.findall(r"^\| \[embcache/cli/\].*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name.removeprefix("embcache ") for name in re.findall(r"`([^`]*)`", room)} == there
+    [line] = re.findall(r"- Command line `embcache`: ([^.]*)\.", (ROOT / "CHANGELOG.md").read_text())
+    assert set(re.split(r",\s+", line)) == there
