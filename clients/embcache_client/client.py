@@ -159,9 +159,9 @@ class Client:
     ) -> dict[str, Any]:
         """Add a version to a table, beside the live one, empty for importing(version=...) to fill; returns what it is.
 
-        spec: the keys in which it differs from the live one: "dtype", "default", "add". follow: updates of the table
-        go to it, too. source: it begins with the rows of that version, as of the "position" of the answer. Raises
-        Conflict for a name that is taken.
+        spec: the keys in which it differs from the live one: "dtype", "default", "add", "ttl_s", "max_norm". follow:
+        updates of the table go to it, too. source: it begins with the rows of that version, as of the "position" of
+        the answer. Raises Conflict for a name that is taken.
         """
         return self._transport.run(admin.stage_call(table, version, spec, follow, source))
 
