@@ -128,7 +128,10 @@ def export(
         int | None,
         typer.Option("--since", min=0, max=2**64 - 1, help="Only what changed after this position, deletions too."),
     ] = None,
-    history: Annotated[str | None, typer.Option(help="In which --since counts; refused where it is another.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="The history of --since, as the export before printed it; refused where there is another."),
+    ] = None,
 ) -> None:
     """Write a table's rows to a file, which appears when it is complete. --format hps writes a folder.
 

@@ -14,6 +14,9 @@ ConfigOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="A data folder, or a snapshot, in place of --config.", file_okay=False)
 ]
+TargetOption = Annotated[
+    Path | None, typer.Option("--data", help="The data folder to put it into, in place of --config.", file_okay=False)
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(
@@ -54,7 +57,7 @@ def snapshot(
 def restore(
     folder: FolderArgument,
     config: ConfigOption = None,
-    data: DataOption = None,
+    data: TargetOption = None,
     force: Annotated[bool, typer.Option("--force", help="Also one in which the audit finds damage.")] = False,
 ) -> None:
     """Put a snapshot in the place of the data of a service that is stopped. It is audited first.

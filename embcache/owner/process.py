@@ -150,7 +150,8 @@ class OwnerProcess:
 
     def _too_late(self) -> NotReady:
         return NotReady(
-            f"the owner of {self._folder} did not open it within {self._limit_s:g} s (owner.start_timeout_s)"
+            f"the owner of {self._folder} did not open it within {self._limit_s:g} s (owner.start_timeout_s); "
+            "if it was compiling kernels, start it again, since what is compiled is kept; else allow it more"
         )
 
 

@@ -129,7 +129,9 @@ class Quarantine:
         record = self._records.get(position)
         if record is None:
             raise UnknownTable(
-                f"no batch of position {position} is set aside, or not any more", {"position": str(position)}
+                f"no batch of position {position} is set aside, or not any more: "
+                "`embcache quarantine list` has those that are",
+                {"position": str(position)},
             )
         return record
 

@@ -63,4 +63,4 @@ def remarks(report: Report) -> list[str]:
 def last_line(report: Report) -> str:
     """The figure of the run."""
     ratios = against_best(report)
-    return f"worst against the best of the others {max(ratios):.3f}" if ratios else "worst against the best -"
+    return f"worst against the best of the others {max(ratios):.3f}" if ratios else "nothing to compare with"

@@ -189,7 +189,8 @@ def test_it_outlives_the_owner_and_the_command_line_has_it_of_a_service_that_is_
     gone = ran("show", positions[2], "--config", config)
     assert (gone.returncode, gone.stderr) == (
         1,
-        f"embcache: no batch of position {positions[2]} is set aside, or not any more\n",
+        f"embcache: no batch of position {positions[2]} is set aside, or not any more: `embcache quarantine list` has "
+        "those that are\n",
     )
     with running(tmp_path) as service, Client(service.url) as client:
         np.testing.assert_array_equal(client.lookup({"item": [1, 2, 9]})["item"].rows, [[9] * 4, [0] * 4, [1] * 4])
