@@ -112,7 +112,7 @@ class Updates(Section):
 class Owner(Section):
     """[owner]: the process that holds the cold tier and writes the warm one."""
 
-    start_timeout_s: Annotated[Seconds, Field(gt=0)] = 120.0
+    start_timeout_s: Annotated[Seconds, Field(gt=0)] = 300.0
     import_idle_s: Annotated[Seconds, Field(gt=0)] = 600.0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,9 @@ _config: Any = _numba_config  # its settings are set by name at import, which no
 JIT_ENABLED: bool = not _config.DISABLE_JIT
 
 Kernel = Callable[..., Any]
+
+
+READERS, WRITER = "readers.compiled", "writer.compiled"  # files that say which kernels are all there
 
 
 def cache_folder() -> Path | None:
@@ -40,6 +43,13 @@ def cache_folder() -> Path | None:
 
 _FOLDER = cache_folder()
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+
+
+def note_compiled(name: str) -> None:
+    """Note that all kernels that READERS or the WRITER need are kept for the next start."""
+    if JIT_ENABLED and _FOLDER is not None:
+        with suppress(OSError):  # the next start says once more that it compiles
+            (_FOLDER / name).touch()
 
 
 @contextmanager

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from embcache.host import convert, probe
 from embcache.host.arena import Arena
 from embcache.host.curve import Curve
+from embcache.host.expiring import add_expiring, take_current
+from embcache.host.jit import READERS, WRITER, note_compiled
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.rehearsing import rehearse
 from embcache.host.ring import MASK, private_ring
-from embcache.host.rows import F32, convert_rows, fill_uniform
+from embcache.host.rows import F32, add_rows, convert_rows, fill_uniform
 from embcache.host.segment import COUNT, HOT, LEFT, SEGMENT_COLUMNS
 from embcache.host.tables import HostTables
 from embcache.host.waiting import await_word
+from embcache.spec import EXPIRY_BYTES
 
 _IDS = np.arange(4, dtype=np.uint64)
 _DIM = 2
@@ -37,9 +40,13 @@ def warm_readers() -> None:
     fill_uniform(_IDS, np.zeros(1, np.int64), np.float32(1), F32, _DIM, rows)
     lengths = np.array([_IDS.size], np.uint32)
     pool_bags(F32, _DIM, rows, address_of(status), lengths, 0, SUM, F32, target, 0, 0, 0)
+    expiring = np.zeros((_IDS.size, 4 * _DIM + EXPIRY_BYTES), np.uint8)
+    rows = address_of(expiring)
+    take_current(rows, _IDS.size, expiring.shape[1], address_of(status), 0, address_of(out), rows)
     word = np.zeros(1, np.uint32)
     await_word(address_of(word), 0, 0)
     tables.remove(version)
+    note_compiled(READERS)
 
 
 def warm_writer() -> None:
@@ -60,9 +67,12 @@ def warm_writer() -> None:
     rows, times = np.zeros((_IDS.size, _DIM), np.float32), np.zeros(_IDS.size, np.uint64)
     ops, places = np.zeros(_IDS.size, np.uint8), np.zeros(_IDS.size, np.int64)
     rehearse(rows, times, ops, rows, places, ops, rows, times, times, times, np.zeros(_IDS.size))
+    add_rows(rows, places, rows)
+    add_expiring(rows, times, places, rows, times, times, times, rows)
     with tables.resizing(version, 1 << 16) as (old, new):
         new.take_over(old, 0, old.region.sets)
     held.table.check()
+    note_compiled(WRITER)
 
 
 def _small_table() -> tuple[HostTables, int]:

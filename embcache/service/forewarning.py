@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embcache.config import Settings, shown_size
-from embcache.host.jit import JIT_ENABLED, cache_folder
+from embcache.host.jit import JIT_ENABLED, READERS, WRITER, cache_folder
 
 logger = logging.getLogger("embcache.supervisor")
 
@@ -67,5 +67,5 @@ def _tell_of_kernels(folder: Path | None) -> None:
             "compiling the kernels: about half a minute, at each start, since there is no folder to keep them in; "
             "EMBCACHE_KERNEL_CACHE names one"
         )
-    elif next(folder.rglob("*.nbi"), None) is None:
-        logger.info("compiling the kernels, once on this machine: about half a minute")
+    elif not all((folder / each).exists() for each in (READERS, WRITER)):
+        logger.info("compiling the kernels, once on this machine: about half a minute, and more where it is busy")

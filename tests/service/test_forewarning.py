@@ -11,6 +11,7 @@ import pytest
 from embcache.config import Settings
 from embcache.errors import ConfigError
 from embcache.host.arena import Arena
+from embcache.host.jit import READERS, WRITER
 from embcache.owner.process import OwnerProcess
 from embcache.service import forewarning
 from embcache.service.forewarning import forewarn, group_limits, memory_limit
@@ -39,9 +40,15 @@ def test_kernels_that_are_there_or_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "probe.nbi").touch()
+    (tmp_path / READERS).touch()
     monkeypatch.setattr(forewarning, "JIT_ENABLED", True)
     monkeypatch.setattr(forewarning, "cache_folder", lambda: tmp_path)
     with caplog.at_level("INFO"):
+        forewarn(Settings.model_validate({"warm": {"capacity": 1 << 20}}))
+        assert len(caplog.messages) == 1
+        assert "compiling the kernels, once" in caplog.text, "some are there, the owner's are not"
+        (tmp_path / WRITER).touch()
+        caplog.clear()
         forewarn(Settings.model_validate({"warm": {"capacity": 1 << 20}}))
         assert caplog.messages == []
         monkeypatch.setattr(forewarning, "cache_folder", lambda: None)
