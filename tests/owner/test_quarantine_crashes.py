@@ -90,7 +90,8 @@ def test_a_batch_that_was_judged_good_is_not_judged_again_in_its_middle(
         served = Served(owner)
         with snapshots:
             served.push(("item", "add", IDS, wide(IDS, 6)))
-    assert snapshots.calls == ["commit"] * 6 + ["end"]
+    assert snapshots.calls[-7:] == ["commit"] * 6 + ["end"]
+    assert len(snapshots.calls) <= 8, "one before, where the producer's opening was not applied yet"
     for _, folder in snapshots.folders():
         with OwnerThread(WatchedStore(folder / "rocksdb"), folder, [GUARDED, FREE]) as owner:
             served = Served(owner)
