@@ -375,9 +375,9 @@ class Lookup:
         """Of rows that may expire, leave those that have not, where rows of other tables stand."""
         now = expiry.now_ms()
         formed = {index for index, *_ in self._formed}
-        for index, encoded in self._expiring:
+        for index, _ in self._expiring:
             query, view, place = self._queries[index], self._views[index], self._places[index]
-            rows, status = address_of(encoded), self._address + place.status
+            rows, status = int(self._segments[index, OUT]), self._address + place.status  # a question may have moved it
             out = rows if index in formed else self._address + place.rows
             default_row = address_of(view.default_row)
             take_current(rows, query.ids.size, view.spec.row_bytes, status, now, default_row, out)
