@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embcache.gpu.emulated import device
+from tests.commands import Ran, Run
 from tests.gpu.patience import be_patient
 
 
@@ -20,6 +22,21 @@ def pytest_configure() -> None:
     for variable in [name for name in os.environ if name.startswith("EMBCACHE_") and name != "EMBCACHE_TEST_DEVICE"]:
         del os.environ[variable]
     be_patient()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `embcache` with arguments."""
+    from embcache.cli import app  # a machine that only tests its GPU lacks what this needs
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["embcache", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

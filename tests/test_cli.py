@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,34 +29,13 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from embcache import __version__
-from embcache.cli import app
 from embcache.cli.plan import need, parse_rows
 from embcache.cli.tables import opened
 from embcache.cli.transfer import TableFormat, import_file
 from embcache_client import Client, hash_values
 from embcache_storage.files import FORMATS
 from embcache_storage.rocks import RocksOptions, RocksStore
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["embcache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+from tests.commands import Run
 
 
 @pytest.fixture(scope="module")

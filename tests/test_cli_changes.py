@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from embcache.cli import app, changes
+from embcache.cli import changes
 from embcache.cli.pushing import LocalPush, RemotePush
 from embcache.cli.tables import RemoteTables, Since, Tables, opened
 from embcache.cli.transfer import TableFormat
 from embcache.errors import Conflict
 from embcache_client import TableRows, Trainer
 from embcache_client.errors import ConnectionLost
+from tests.commands import Ran, Run
 from tests.naive import NaiveTable
 from tests.service.running import Running, running
 
@@ -42,27 +42,6 @@ name = "limited"
 dim = 4
 max_norm = 0.5
 """
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["embcache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
