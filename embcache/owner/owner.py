@@ -13,6 +13,7 @@ from embcache.host.arena import Arena
 from embcache.host.ring import new_ring
 from embcache.local import frames
 from embcache.owner.applier import Tiers
+from embcache.owner.bring import Bringer
 from embcache.owner.catalogue import LIVE
 from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.feeds import Feeds
@@ -62,10 +63,11 @@ class Owner:
         imports = Imports(store, threads, tables, settings.owner.import_idle_s)
         self._lineage = Lineage.here(store.identity, settings.updates.durability == "interval")
         folder, every_s = settings.cold.path, settings.warm.keep_every_s
-        start = WarmStart(folder, threads, memory, reads, tables)
+        bringer = Bringer(memory, reads, tables.find)
+        start = WarmStart(folder, threads, bringer, tables)
         self._keep = WarmKeep(folder, every_s, threads, memory, tables, start)
         self.parts = Parts(
-            store, threads, memory, tables, reads, imports, intake, feeds, start, Prefetches(memory, reads, tables)
+            store, threads, memory, tables, reads, imports, intake, feeds, bringer, start, Prefetches(bringer)
         )
         self.rings = Rings(memory)
         stats = Stats(self.parts, lambda: len(self.server.connections), self._payoffs.told)

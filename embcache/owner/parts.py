@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embcache.owner.bring import Bringer
 from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
 from embcache.owner.intake import Intake
@@ -28,5 +29,6 @@ class Parts:
     imports: Imports
     intake: Intake
     feeds: Feeds
+    bringer: Bringer
     warm_start: WarmStart
     prefetches: Prefetches

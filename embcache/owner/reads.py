@@ -7,15 +7,16 @@ in other threads.
 2. A request joins a read only if that began at an applied position no older than the request's own. (Applied is what is
    published, which may be later than the rows are in the arena, see feeds.py: who asks in between may still join an
    older read, and who asks afterwards may not.)
-3. When a read is back, one step of the loop, with no await in it: looks whether the version's region is still the very
-   object it was when the read began; puts the rows in and marks what is absent; ends the flight; wakes who waits. So
-   whoever asks later finds the rows in the arena, and the late read of a dropped version touches nothing: the region
-   cannot go between the look and the writing.
+3. When a read is back, one step of the loop, with no await in it: looks which region the version has; puts the rows in
+   and marks what is absent; ends the flight; wakes who waits. So whoever asks later finds the rows in the arena, and
+   the late read of a dropped version touches nothing: the region cannot go between the look and the writing, and no
+   other version ever has the number. Where it has none, since it is moved just then, the rows go nowhere. Another
+   region than there was when the read began is as good: what makes a row too old is an update, and rule 4 tells it.
 4. An update is in the store before one step of the loop replaces its rows in the arena and marks the reads under way
    that hold its ids as overtaken there: what they bring may be older, so it is answered to those who asked before, and
    neither put in nor marked absent. Reads that begin later find the new row.
-Invariant: a row in the arena, or an absent mark, was in the store while its version's region was this one. Rows that
-fail their checksum are neither: they stay unknown and every request for them hears `damaged`.
+Invariant: a row in the arena, or an absent mark, is as the store had it when the last update was applied there, or
+newer. Rows that fail their checksum are neither: they stay unknown and every request for them hears `damaged`.
 """
 
 from __future__ import annotations
@@ -55,10 +56,6 @@ class Region(Protocol):
     def restore(self, ids: Ids, rows: Rows, use: int) -> None: ...
 
     def mark_absent(self, ids: Ids) -> None: ...
-
-
-# A batch, and the region in which its rows are to be put.
-_Flight = tuple[Batch, Region | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,7 @@ class Reads:
 
     def _board(self, pieces: Iterable[Part], position: int) -> list[list[_Share]]:
         """For each piece the batches that bring its ids; starts reads of those that nobody fetches. One step."""
-        new: list[_Flight] = []
+        new: list[Batch] = []
         shares = [self._shares(piece, position, new) for piece in pieces]
         for job in _jobs(new):
             task = asyncio.get_running_loop().create_task(self._fly(job))
@@ -168,7 +165,7 @@ class Reads:
             task.add_done_callback(self._tasks.discard)
         return shares
 
-    def _shares(self, piece: Part, position: int, new: list[_Flight]) -> list[_Share]:
+    def _shares(self, piece: Part, position: int, new: list[Batch]) -> list[_Share]:
         known = self._known(piece.version)
         if known is None or not len(piece.ids):
             return []
@@ -187,23 +184,24 @@ class Reads:
             ids = piece.ids[left] if shares else piece.ids
             batch = Batch(piece.version, known.spec, ids, began=self._position(), use=piece.use)
             flying.append(batch)
-            new.append((batch, self._region(piece.version)))
+            new.append(batch)
             shares.append(_Share(batch, left, None))
         return shares
 
-    async def _fly(self, job: Sequence[_Flight]) -> None:
+    async def _fly(self, job: Sequence[Batch]) -> None:
         """Reads the batches of a job in a thread and lands each, whatever becomes of who asked."""
         try:
-            await self._threads.read(_read_each, self._store, [batch for batch, _ in job])
+            await self._threads.read(_read_each, self._store, job)
         except Exception as error:  # the threads are closed
-            for batch, _ in job:
+            for batch in job:
                 batch.error = error
-        for batch, region in job:
-            self._land(batch, region)
+        for batch in job:
+            self._land(batch)
 
-    def _land(self, batch: Batch, region: Region | None) -> None:
+    def _land(self, batch: Batch) -> None:
         """The step that rule 3 above speaks of."""
-        if batch.error is None and region is not None and self._region(batch.version) is region:
+        region = self._region(batch.version)
+        if batch.error is None and region is not None:
             try:
                 _promote(region, batch)
             except Exception:  # what was read is right all the same
@@ -288,12 +286,12 @@ def _put(region: Region, ids: Ids, rows: Rows, use: int | None) -> None:
         region.restore(ids, rows, use)
 
 
-def _jobs(new: Sequence[_Flight]) -> Iterator[list[_Flight]]:
+def _jobs(new: Sequence[Batch]) -> Iterator[list[Batch]]:
     """New batches by threads: small ones together."""
-    job: list[_Flight] = []
+    job: list[Batch] = []
     ids = 0
-    for batch, region in new:
-        job.append((batch, region))
+    for batch in new:
+        job.append(batch)
         ids += len(batch.ids)
         if ids >= JOB_IDS:
             yield job

@@ -23,7 +23,7 @@ class VersionCalls:
     def __init__(self, parts: Parts) -> None:
         self._tables = parts.tables
         self._intake = parts.intake
-        self._warm_up = WarmUp(parts.memory, parts.reads, parts.tables)
+        self._warm_up = WarmUp(parts.memory, parts.bringer, parts.tables)
         self._copies = Copies(parts)
         self._warming = asyncio.Lock()  # one switch after the other: they would take each other's memory
 

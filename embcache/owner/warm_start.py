@@ -1,10 +1,10 @@
 """Warm start: the rows that were in memory when the last owner kept its lists (warm_keep.py) come back in the
 background, those of most use first. Runs on the loop.
 
-They are read as lookups' rows are (reads.py), so an update that comes meanwhile overtakes them, and an id that was
-deleted is marked absent. They take places that are free and push nothing out: a row that a lookup brought meanwhile
-stays, however little use is known of it. One piece is under way at a time, of each table in turn; while lookups wait
-for the disk, there is a pause as long as a piece took: they have the other half.
+They are brought as all rows are that nobody waits for (bring.py): an update that comes meanwhile overtakes them, and
+an id that was deleted is marked absent. They take places that are free and push nothing out: a row that a lookup
+brought meanwhile stays, however little use is known of it. One piece is under way at a time, of each table in turn;
+while lookups wait for the disk, there is a pause as long as a piece took: they have the other half.
 """
 
 from __future__ import annotations
@@ -12,29 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from embcache.errors import Overloaded
-from embcache.host.table import HostTable
 from embcache.host.tables import FILL
 from embcache.owner import kept_ids
+from embcache.owner.bring import Bringer
 from embcache.owner.by_use import CLASSES
 from embcache.owner.catalogue import LIVE, Version
 from embcache.owner.flight import Ids
-from embcache.owner.memory import Memory
-from embcache.owner.reads import Part, Reads
 from embcache.owner.tables import Tables
 from embcache.owner.threads import StoreThreads, log
 
-PIECE_IDS: Final = 1024
-PIECE_BYTES: Final = 1 << 20  # of rows
 _LEAST_PAUSE_S: Final = 0.001
-_RETRY_S: Final = 0.05
 
 LISTING, COMING, DONE = "listing", "coming", "done"
 
@@ -78,12 +71,11 @@ class Return:
 class WarmStart:
     """That of one owner."""
 
-    def __init__(self, folder: Path, threads: StoreThreads, memory: Memory, reads: Reads, tables: Tables) -> None:
+    def __init__(self, folder: Path, threads: StoreThreads, bringer: Bringer, tables: Tables) -> None:
         """By the lists in a data folder."""
         self._folder = folder
         self._threads = threads
-        self._memory = memory
-        self._reads = reads
+        self._bringer = bringer
         self._tables = tables
         self._returns: dict[int, Return] = {}
 
@@ -146,7 +138,8 @@ class WarmStart:
                     raise
                 log.warning("%s is ignored, and %s begins cold: %s", path, version.spec.name, error)
         each.kept = each.room = sum(some.size for some in ids)
-        each.line = deque(_pieces(ids, version.row_bytes))
+        for place, some in enumerate(ids):  # of each use, the most first
+            each.line.extend((CLASSES - 1 - place, piece) for piece in self._bringer.pieces(version.number, some))
         each.state = COMING if each.line else DONE
 
     async def _turn(self, each: Return) -> None:
@@ -156,47 +149,22 @@ class WarmStart:
         if current is None or current.state != LIVE or not each.line:
             each.end()
             return
-        await self._memory.settled()
-        region = self._memory.region(number)
-        if region is None:  # it is about to go, or to be moved
-            await asyncio.sleep(_RETRY_S)
-            return
-        each.room = int(region.region.slots * FILL)
-        if len(region) >= each.room:
-            each.end()
-            return
         began = asyncio.get_running_loop().time()
         use, ids = each.line[0]
         try:
-            others = self._reads.asked
-            await self._bring(each.version, region, ids, use)
-            others = others or self._reads.asked
-        except Overloaded:  # by lookups, which go first
-            await asyncio.sleep(_RETRY_S)
-            return
+            brought = await self._bringer.bring(number, ids, use)
         except Exception:
             log.exception("no more rows of %s are brought back", each.version.spec.name)
+            brought = None
+        if brought is None:  # or the version is gone
             each.end()
-            return
-        if self._memory.region(number) is not region:  # what was read went nowhere
             return
         each.line.popleft()
         each.tried += ids.size
-        each.back += int(np.count_nonzero(region.read(ids)[1]))
+        each.back += int(np.count_nonzero(brought.region.read(ids)[1]))
+        each.room = int(brought.region.region.slots * FILL)
+        if len(brought.region) >= each.room:
+            each.end()
+            return
         took = asyncio.get_running_loop().time() - began
-        await asyncio.sleep(max(took, _LEAST_PAUSE_S) if others else _LEAST_PAUSE_S)
-
-    async def _bring(self, version: Version, region: HostTable, ids: Ids, use: int) -> None:
-        missing = ids[~region.read(ids)[1]]
-        if missing.size:
-            await self._reads.read([Part(version.number, version.row_bytes, missing, use)])
-
-
-def _pieces(ids: Sequence[Ids], row_bytes: int) -> list[tuple[int, Ids]]:
-    """(use, some of the ids) in order, from ids of each use, the most first."""
-    step = max(1, min(PIECE_IDS, PIECE_BYTES // row_bytes))
-    return [
-        (CLASSES - 1 - place, some[begin : begin + step])
-        for place, some in enumerate(ids)
-        for begin in range(0, some.size, step)
-    ]
+        await asyncio.sleep(max(took, _LEAST_PAUSE_S) if brought.shared else _LEAST_PAUSE_S)

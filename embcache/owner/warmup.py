@@ -2,10 +2,9 @@
 new ones, which brings their rows into the arena. Runs on the loop.
 
 Which ids are hot is what the arena knows already: each row that is there has a queue and a count of its hits, which
-decide what leaves a full set (host/eviction.py). Reads are those of lookups (reads.py), so an update that comes
-meanwhile overtakes them as it does those. A piece at a time, with a pause as long as the piece took: lookups have the
-other half. What is not warm in time, or fails, is read when it is asked for: a switch never waits longer, nor fails
-for that.
+decide what leaves a full set (host/eviction.py). They are brought a piece at a time (bring.py), with a pause as long as
+the piece took: lookups have the other half. What is not warm in time, or fails, is read when it is asked for: a switch
+never waits longer, nor fails for that.
 """
 
 from __future__ import annotations
@@ -19,20 +18,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.errors import Overloaded
 from embcache.host.eviction import MAIN
+from embcache.host.table import HostTable
 from embcache.host.tables import FILL
+from embcache.owner.bring import Bringer
 from embcache.owner.by_use import InUse, by_use
 from embcache.owner.flight import Ids
 from embcache.owner.memory import Memory
-from embcache.owner.reads import Part, Reads
 from embcache.owner.tables import Move, Tables
 from embcache.owner.threads import log
 
-PIECE_IDS = 1024
-PIECE_BYTES = 1 << 20  # of rows
 _LEAST_PAUSE_S = 0.001
-_OVERLOADED_S = 0.05
 
 
 @dataclass(slots=True)
@@ -51,9 +47,9 @@ class Warming:
 class WarmUp:
     """Warms the versions of one owner."""
 
-    def __init__(self, memory: Memory, reads: Reads, tables: Tables) -> None:
+    def __init__(self, memory: Memory, bringer: Bringer, tables: Tables) -> None:
         self._memory = memory
-        self._reads = reads
+        self._bringer = bringer
         self._tables = tables
 
     async def run(self, moves: Sequence[Move], limit_s: float) -> list[Warming]:
@@ -79,41 +75,33 @@ class WarmUp:
         fit = 0 if region is None else int(region.region.slots * FILL)
         ids, use = held[0][:fit], held[1][:fit]
         warming.ids = len(ids)
-        step = max(1, min(PIECE_IDS, PIECE_BYTES // warming.move.after.row_bytes))
-        pieces = [slice(begin, begin + step) for begin in range(0, len(ids), step)]
-        warming.line = deque((ids[piece], use[piece]) for piece in pieces)
+        begin = 0
+        for piece in self._bringer.pieces(warming.move.after.number, ids):
+            warming.line.append((piece, use[begin : begin + piece.size]))
+            begin += piece.size
 
     async def _bring_all(self, warming: Sequence[Warming]) -> None:
         loop = asyncio.get_running_loop()
         while busy := [each for each in warming if each.line]:
             for each in busy:
                 began = loop.time()
-                ids, use = each.line[0]
+                ids, use = each.line.popleft()
                 try:
-                    await self._bring(each.move.after.number, each.move.after.row_bytes, ids)
-                    self._use_goes_on(each.move.after.number, ids, use)
-                except Overloaded:  # by lookups, which go first
-                    await asyncio.sleep(_OVERLOADED_S)
-                    continue
+                    brought = await self._bringer.bring(each.move.after.number, ids)
                 except Exception:
                     log.exception("version %s is not warmed any further", each.move.after.label)
                     return
-                each.line.popleft()
+                if brought is None:  # the version is gone
+                    each.line.clear()
+                    continue
+                _use_goes_on(brought.region, ids, use)
                 each.done += len(ids)
                 await asyncio.sleep(max(loop.time() - began, _LEAST_PAUSE_S))
 
-    async def _bring(self, version: int, row_bytes: int, ids: Ids) -> None:
-        """Read the rows of those ids that the arena lacks."""
-        there = self._memory.read(version, ids)
-        missing = ids if there is None else ids[~there[1]]
-        if len(missing):
-            await self._reads.read([Part(version, row_bytes, missing)])
 
-    def _use_goes_on(self, version: int, ids: Ids, use: NDArray[np.uint8]) -> None:
-        """Take the rows that came to be in use as before, and those that were hit at all to be of the main queue.
+def _use_goes_on(region: HostTable, ids: Ids, use: NDArray[np.uint8]) -> None:
+    """Take the rows that came to be in use as before, and those that were hit at all to be of the main queue.
 
-        Otherwise those of most use, which come first, would be the first to leave.
-        """
-        region = self._memory.region(version)
-        if region is not None:
-            region.set_use(ids, np.where(use > 0, use | MAIN, use))
+    Otherwise those of most use, which come first, would be the first to leave.
+    """
+    region.set_use(ids, np.where(use > 0, use | MAIN, use))

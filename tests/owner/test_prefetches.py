@@ -8,7 +8,7 @@ import pytest
 from embcache.errors import MalformedRequest, Overloaded
 from embcache.host.segment import WARM
 from embcache.local.link import Link
-from embcache.owner import prefetches
+from embcache.owner import bring, prefetches
 from embcache_client.updates import ASSIGN
 from tests.owner.stores import WatchedStore
 from tests.owner.support import WAIT, Ids, OwnerThread, catalogue, fill, read, rows_of, some_ids
@@ -26,7 +26,7 @@ def prefetch(link: Link, *parts: tuple[int, Ids]) -> int:
 def test_rows_come_into_the_arena_in_pieces(
     owner: OwnerThread, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetches, "PIECE_IDS", 100)
+    monkeypatch.setattr(bring, "PIECE_IDS", 100)
     link = owner.link()
     fill(link, "item", IDS, rows_of(IDS, 16))
     number = catalogue(link)["item"].number
@@ -61,7 +61,7 @@ def test_an_update_overtakes_what_is_being_read(owner: OwnerThread, store: Watch
 def test_a_lookup_does_not_wait_behind_what_is_prefetched(
     owner: OwnerThread, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetches, "PIECE_IDS", 10)
+    monkeypatch.setattr(bring, "PIECE_IDS", 10)
     link = owner.link()
     fill(link, "item", IDS, rows_of(IDS, 16))
     fill(link, "item", IDS, rows_of(IDS, 16))

@@ -18,7 +18,7 @@ from embcache.config import Cold, Warm
 from embcache.errors import MalformedRequest, NotReady, Overloaded
 from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
-from embcache.owner import audit, snapshots, warm_calls, warm_keep, warm_start
+from embcache.owner import audit, bring, snapshots, warm_calls, warm_keep
 from embcache.owner import reads as reads_module
 from embcache.owner.by_use import Listed
 from embcache.owner.kept_ids import HEADER_BYTES, path_of
@@ -194,7 +194,7 @@ def test_lookups_and_updates_beside_it_find_rows_as_they_are(
     kept: Path, tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random changes and reads between the pieces, from start to end."""
-    monkeypatch.setattr(warm_start, "PIECE_IDS", 20)
+    monkeypatch.setattr(bring, "PIECE_IDS", 20)
     table, draw = NaiveTable(4), np.random.default_rng(5)
     stored = floats(IDS, salt=3)
     table.load(IDS.tolist(), stored)
@@ -263,7 +263,7 @@ def test_a_row_that_a_lookup_brought_stays(kept: Path, tmp_path: Path, store: Wa
 
 
 def test_tables_come_back_in_turn(tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_start, "PIECE_IDS", 100)
+    monkeypatch.setattr(bring, "PIECE_IDS", 100)
     with start(tmp_path, store, ITEM, USER) as owner:
         link = owner.link()
         for spec in (ITEM, USER):
@@ -459,7 +459,7 @@ def in_use(owner: OwnerThread, number: int) -> list[int]:
 def test_lookups_have_the_disk_first(
     kept: Path, tmp_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_start, "PIECE_IDS", 500)
+    monkeypatch.setattr(bring, "PIECE_IDS", 500)
     with held_back(tmp_path, store) as owner:
         monkeypatch.setattr(reads_module, "MAX_PENDING_READS", 1)
         parts = owner.owner.parts

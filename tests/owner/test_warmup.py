@@ -10,7 +10,7 @@ import pytest
 
 from embcache.host.eviction import MOST_HITS
 from embcache.host.segment import MISSING, WARM
-from embcache.owner import warmup
+from embcache.owner import bring
 from embcache.spec import TableSpec
 from embcache_storage.store import StoreError
 from tests.owner.stores import WatchedStore
@@ -63,7 +63,7 @@ def test_a_switch_does_not_fail_for_what_cannot_be_read(filled: OwnerThread, sto
 
 
 def test_tables_are_warmed_in_turn(filled: OwnerThread, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "PIECE_IDS", 100)
+    monkeypatch.setattr(bring, "PIECE_IDS", 100)
     link = filled.link()
     fill(link, "user", IDS[:300], rows_of(IDS[:300], 16), TableSpec(name="user", dim=4))
     fill_version(link, "blue", IDS[:300], rows_of(IDS[:300], 16), "user")
