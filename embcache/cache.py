@@ -26,6 +26,7 @@ from embcache.gpu.device import DeviceError
 from embcache.host.warm import warm_readers
 from embcache.hot.tier import HotState, HotTier, open_tier
 from embcache.lookup import Lookup, Query, VersionGoneError
+from embcache.owner.claim import Claim
 from embcache.owner.process import OwnerProcess
 from embcache.shortway import ShortWay
 from embcache.spec import TableSpec
@@ -69,6 +70,7 @@ class EmbeddingCache:
         self.hot = hot
         self._folder = folder
         self._settings = settings
+        self._claim = None if settings is None else Claim(folder)
         self._owner: OwnerProcess | None = None
         self._lock = threading.Lock()  # over who (re)connects
         self._closed = False
@@ -80,6 +82,9 @@ class EmbeddingCache:
         warming.start()
         try:
             self._attachment = self._connect()
+        except BaseException:
+            self._end_owner()
+            raise
         finally:
             warming.join()
         _caches.add(self)
@@ -88,7 +93,8 @@ class EmbeddingCache:
     def open(cls, config: str | os.PathLike[str] | Settings) -> Self:
         """Start an owner of the configured data folder as a child process, which ends with this one.
 
-        Raises ConfigError, StorageCorrupt or NotReady with what the owner says is wrong.
+        Raises ConfigError where another process has the folder, and ConfigError, StorageCorrupt or NotReady with what
+        the owner says is wrong.
         """
         settings = config if isinstance(config, Settings) else Settings.load(config)
         return cls._with(Path(settings.cold.path), settings, open_tier(settings.hot))
@@ -119,9 +125,7 @@ class EmbeddingCache:
                 self.hot.close()
                 self._attachment.hot = None
             self._attachment.close()
-            if self._owner is not None:
-                self._owner.stop(_STOP_GRACE_S)
-                self._owner = None
+            self._end_owner()
 
     def __enter__(self) -> Self:
         return self
@@ -444,11 +448,23 @@ class EmbeddingCache:
         if self._owner is not None:
             self._owner.abandon()
             self._owner = None
+        if self._claim is not None:
+            self._claim.abandon()
+            self._claim = None
+
+    def _end_owner(self) -> None:
+        """End our own, close its store, and let others have the folder."""
+        if self._owner is not None:
+            self._owner.stop(_STOP_GRACE_S)
+            self._owner = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def _connect(self) -> Attachment:
         """Attach to the owner; where it is our own and dead, start another first."""
         if self._settings is not None and (self._owner is None or self._owner.wait(ATTACH_TIMEOUT_S) is not None):
-            self._owner = OwnerProcess.start(self._settings)
+            self._owner = OwnerProcess.start(self._settings, claimed=True)
         attachment = Attachment.connect(self._folder, ATTACH_TIMEOUT_S)
         if isinstance(self.hot, HotTier):
             attachment.hot = self.hot

@@ -54,6 +54,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 class Service(NamedTuple):
     url: str
     config: Path
+    pid: int
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with log.open("wb") as output, subprocess.Popen(command, env=environment, stderr=output) as process:
         try:
             _await_ready(f"http://127.0.0.1:{port}/readyz", process, log)
-            yield Service(f"http://127.0.0.1:{port}", config)
+            yield Service(f"http://127.0.0.1:{port}", config, process.pid)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
         finally:
@@ -359,7 +360,7 @@ def test_data_in_use_is_left_alone(run: Run, service: Service) -> None:
     failed = run("tables", "--config", service.config)
     assert failed.code == 1
     assert re.fullmatch(
-        r"embcache: cold.path .*data: another process has it open;.* or give --url http://.*\n", failed.err
+        rf"embcache: cold.path .*data: process {service.pid} has it open;.* or give --url http://.*\n", failed.err
     )
     assert failed.err.count("has it open") == 1
     assert "LOCK" not in failed.err

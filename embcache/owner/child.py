@@ -22,6 +22,8 @@ from embcache.owner.opening import open_store
 from embcache.owner.owner import Owner
 from embcache.owner.threads import log, service_error
 
+_CLOSING_S = 10.0  # beyond its grace, for an owner whose parent died
+
 
 def main() -> None:
     """Runs until SIGTERM or the parent's death. Ctrl-C is the parent's to judge: it reaches the whole terminal."""
@@ -31,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("embcache.owner", description="Started by embcache; not meant for people.")
     parser.add_argument("--arena-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int, required=True)
+    parser.add_argument("--claimed", action="store_true")
     arguments = parser.parse_args()
     line = socket.socket(fileno=arguments.parent_fd)
     told = receive_line(line)
@@ -38,10 +41,10 @@ def main() -> None:
         return
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         arena = Arena.adopt(arguments.arena_fd, writable=True)
-        sys.exit(runner.run(_serve(Settings.from_json(told), arena, line)))
+        sys.exit(runner.run(_serve(Settings.from_json(told), arena, line, arguments.claimed)))
 
 
-async def _serve(settings: Settings, arena: Arena, line: socket.socket) -> int:
+async def _serve(settings: Settings, arena: Arena, line: socket.socket, claimed: bool) -> int:
     """Opens, serves, closes -> the exit status."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -52,7 +55,7 @@ async def _serve(settings: Settings, arena: Arena, line: socket.socket) -> int:
         stop.set()
 
     loop.add_reader(line, parent_died)
-    opening = loop.create_task(_open(settings, arena))
+    opening = loop.create_task(_open(settings, arena, claimed))
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
@@ -68,10 +71,11 @@ async def _serve(settings: Settings, arena: Arena, line: socket.socket) -> int:
     return 0 if stopping.done() else 1
 
 
-async def _open(settings: Settings, arena: Arena) -> Owner:
+async def _open(settings: Settings, arena: Arena, claimed: bool) -> Owner:
     loop = asyncio.get_running_loop()
+    patience_s = settings.server.grace_s + _CLOSING_S
     warming = loop.run_in_executor(None, warm_writer)
-    store = await loop.run_in_executor(None, open_store, settings.cold)
+    store = await loop.run_in_executor(None, open_store, settings.cold, patience_s if claimed else 0.0)
     await warming
     owner = Owner(store, arena, settings)
     try:

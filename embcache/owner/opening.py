@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from embcache.config import Cold
 from embcache.errors import ConfigError
+from embcache.owner.threads import log
 from embcache_storage.store import RowStore, StoreError, StoreLocked
 
 if TYPE_CHECKING:
     from embcache_storage.rocks import RocksOptions
+
+_RETRY_S: Final = 0.1
 
 
 def engine_options(cold: Cold, *, merge: bool = True) -> RocksOptions:
@@ -25,13 +31,16 @@ def engine_options(cold: Cold, *, merge: bool = True) -> RocksOptions:
     )
 
 
-def open_store(cold: Cold) -> RowStore:
-    """The store in `cold.path`, made where there is none. ConfigError when the folder cannot be used or is locked."""
+def open_store(cold: Cold, patience_s: float = 0.0) -> RowStore:
+    """The store in `cold.path`, made where there is none. ConfigError when the folder cannot be used or is locked.
+
+    patience_s: how long to wait for another owner that is about to close it, see claim.py.
+    """
     from embcache_storage.rocks import RocksStore
 
     try:
         cold.path.mkdir(parents=True, exist_ok=True)
-        return RocksStore(cold.path / "rocksdb", engine_options(cold))
+        return _opened(partial(RocksStore, cold.path / "rocksdb", engine_options(cold)), patience_s)
     except StoreLocked as error:
         raise ConfigError(
             f"cold.path {cold.path}: another process has it open; stop that one, attach to it (EmbeddingCache.attach), "
@@ -43,3 +52,17 @@ def open_store(cold: Cold) -> RowStore:
         raise
     except OSError as error:
         raise ConfigError(f"cold.path {cold.path}: cannot be used: {error.strerror or error}") from error
+
+
+def _opened(opening: Callable[[], RowStore], patience_s: float) -> RowStore:
+    until, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            return opening()
+        except StoreLocked:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                log.info("an owner whose service died has the data open still: waiting until it is closed")
+            told = True
+            time.sleep(_RETRY_S)

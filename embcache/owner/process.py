@@ -36,25 +36,26 @@ class OwnerProcess:
         self._began = time.monotonic()
 
     @classmethod
-    def start(cls, settings: Settings) -> OwnerProcess:
+    def start(cls, settings: Settings, *, claimed: bool = False) -> OwnerProcess:
         """Start an owner of `settings.cold.path` and wait until readers can connect.
 
         Raises what the owner says is wrong: ConfigError for a bad path, a locked folder or a table declared otherwise
         than it is, StorageCorrupt for damaged files; NotReady when it ends or takes longer than
         `owner.start_timeout_s`. ConfigError, too, for a warm tier that the system does not give.
+        claimed: the folder is ours (claim.py): another owner there is about to close it, and is waited for.
         """
-        owner = cls.begin(settings)
+        owner = cls.begin(settings, claimed=claimed)
         owner.await_ready()
         return owner
 
     @classmethod
-    def begin(cls, settings: Settings) -> OwnerProcess:
+    def begin(cls, settings: Settings, *, claimed: bool = False) -> OwnerProcess:
         """Start an owner and wait for nothing: `await_ready` comes next, or `stop`."""
         arena = _arena(settings.warm.capacity)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                process = _spawn(arena.fd, theirs.fileno())
+                process = _spawn(arena.fd, theirs.fileno(), claimed)
             except BaseException:
                 ours.close()
                 raise
@@ -165,10 +166,10 @@ def _arena(capacity: int) -> Arena:
         ) from error
 
 
-def _spawn(arena_fd: int, parent_fd: int) -> subprocess.Popen[bytes]:
+def _spawn(arena_fd: int, parent_fd: int, claimed: bool) -> subprocess.Popen[bytes]:
     """Starts the child. It finds its modules where we do, and has a group of its own: Ctrl-C is not meant for it."""
     fds = ["--arena-fd", str(arena_fd), "--parent-fd", str(parent_fd)]
-    command = [sys.executable, "-P", "-m", "embcache.owner", *fds]
+    command = [sys.executable, "-P", "-m", "embcache.owner", *fds, *(["--claimed"] if claimed else [])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
     return subprocess.Popen(
         command, pass_fds=(arena_fd, parent_fd), stdin=subprocess.DEVNULL, env=environment, process_group=0

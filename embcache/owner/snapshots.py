@@ -24,7 +24,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from embcache.errors import ConfigError, Conflict, StorageCorrupt
 from embcache.owner import audit, kept_ids, lineage
 from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY, Catalogue
+from embcache.owner.claim import Claim, FolderTaken
 from embcache.owner.errands import Tell
 from embcache.owner.lineage import Lineage
 from embcache.owner.opening import engine_options
@@ -166,22 +167,20 @@ def _complete(folder: Path, cold: Cold) -> dict[str, Any]:
 @contextmanager
 def _to_ourselves(place: Path) -> Iterator[None]:
     """Within the block no owner opens the data, and nobody else puts anything back. ConfigError where one has it."""
-    descriptors = [os.open(place, os.O_RDONLY | os.O_CLOEXEC)]
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.callback(Claim(place).release)
             if (place / "rocksdb").is_dir():  # RocksDB's own lock, which it takes in the same way
-                descriptors.append(os.open(place / "rocksdb" / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-                fcntl.lockf(descriptors[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+                locked = os.open(place / "rocksdb" / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                stack.callback(os.close, locked)
+                fcntl.lockf(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FolderTaken, BlockingIOError) as error:
+            holder = error.holder if isinstance(error, FolderTaken) else "another process"
             raise ConfigError(
-                f"cold.path {place}: another process has it open: stop the service first; nothing is put in the place "
-                "of data in use"
+                f"cold.path {place}: {holder} has it open: stop the service first; nothing is put in the place of data "
+                "in use"
             ) from error
         yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def _tidy(place: Path) -> None:

@@ -3,7 +3,8 @@
     supervisor -- owner (one)       embcache.owner.process: rows on disk, the arena's only writer
                -- front (workers)   embcache.service.process: answers requests
 
-Sockets are bound first, so that nothing is begun where nobody could reach it. Fronts outlive owners: when one dies, its
+Sockets are bound first, so that nothing is begun where nobody could reach it; then the data folder is claimed, for as
+long as this process lives, since it has no owner now and then. Fronts outlive owners: when one dies, its
 arena is marked dead before another is started, and the fronts attach to that by themselves. Holds no rows and opens no
 store; whatever ends it ends its children, by the end of file on their lines to it.
 """
@@ -23,6 +24,7 @@ from embcache.config import Settings
 from embcache.errors import ConfigError, EmbcacheError
 from embcache.host.memory import new_memfd
 from embcache.metrics import BLOCK_BYTES
+from embcache.owner.claim import Claim
 from embcache.owner.process import OwnerProcess
 from embcache.service.forewarning import forewarn
 from embcache.service.keeper import Backoff, FrontKeeper
@@ -50,12 +52,16 @@ def serve(settings: Settings) -> int:
         contextlib.closing(Listening(settings.server)) as listening,
         contextlib.closing(StopSignals()) as signals,
     ):
-        forewarn(settings)
-        supervisor = Supervisor(settings, listening, signals)
+        claim = Claim(settings.cold.path)  # until the last owner has closed the store, whatever becomes of the others
         try:
-            supervisor.run()
+            forewarn(settings)
+            supervisor = Supervisor(settings, listening, signals)
+            try:
+                supervisor.run()
+            finally:
+                supervisor.stop()
         finally:
-            supervisor.stop()
+            claim.release()
     return 0
 
 
@@ -159,7 +165,7 @@ class Supervisor:
             self._announced = True
 
     def _start_owner(self) -> OwnerProcess:
-        self._owner = OwnerProcess.begin(self._settings)
+        self._owner = OwnerProcess.begin(self._settings, claimed=True)
         self._signals.wait((self._owner.fileno(),), self._settings.owner.start_timeout_s)
         self._owner.await_ready()
         return self._owner

@@ -22,6 +22,7 @@ from embcache.errors import ConfigError, Conflict, EmbcacheError, StorageCorrupt
 from embcache.owner import audit, errands, snapshots
 from embcache.owner.applier import CURSOR, Cursor
 from embcache.owner.catalogue import KEY
+from embcache.owner.claim import FILE
 from embcache.owner.errands import Tell
 from embcache.owner.lineage import KEY as LINEAGE
 from embcache.owner.lineage import Lineage
@@ -61,7 +62,7 @@ def findings(folder: Path) -> list[str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != FILE)
 
 
 # --- under a load of updates ------------------------------------------------------------------------------------

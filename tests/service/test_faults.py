@@ -309,7 +309,7 @@ def test_a_data_folder_in_use_is_told_so(tmp_path: Path, mortal: Running) -> Non
         assert process.wait(BACK_WITHIN_S) == 1
         assert process.stdout.read() == b""
     said = (tmp_path / "log").read_text()
-    assert "another process has it open" in said
+    assert f"process {mortal.process.pid} has it open" in said
     assert "Traceback" not in said
     with mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client:
         assert client.lookup({"item": FILLED}, strict=True)["item"].rows.tobytes() == rows_of(FILLED).tobytes()
