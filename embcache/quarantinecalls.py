@@ -12,7 +12,7 @@ from embcache.pending import Pending
 def page(attachment: Attachment, after: int, limit: int) -> Pending[dict[str, Any]]:
     """The oldest behind a position: {"count", "bytes", "batches": [...], "next": position to go on after, or None}."""
     call = attachment.link.call("quarantine", {"after": after, "limit": limit})
-    return Pending(call, lambda reply: _told(reply.meta))
+    return Pending(call, lambda reply: _told(reply.meta), state=True)
 
 
 def show(attachment: Attachment, position: int) -> Pending[dict[str, Any]]:

@@ -251,9 +251,9 @@ def fetch(attachment: Attachment, view: TableView, ids: NDArray[np.uint64]) -> P
 
 def warm_start(attachment: Attachment) -> Pending[list[dict[str, Any]]]:
     """How far the rows are that were in memory before the owner's start, see its WarmStart.progress."""
-    return Pending(attachment.link.call("warm_start"), lambda reply: list(reply.meta["tables"]))
+    return Pending(attachment.link.call("warm_start"), lambda reply: list(reply.meta["tables"]), state=True)
 
 
 def stats(attachment: Attachment) -> Pending[dict[str, Any]]:
     """The owner's counts of tables, memory and reads."""
-    return Pending(attachment.link.call("stats"), lambda reply: reply.meta)
+    return Pending(attachment.link.call("stats"), lambda reply: reply.meta, state=True)

@@ -95,7 +95,8 @@ def open_producer(attachment: Attachment, name: str) -> Pending[Producer]:
 
 def show_producer(attachment: Attachment, name: str) -> Pending[Producer]:
     """A producer as it is; epoch 0 for one that never opened."""
-    return Pending(attachment.link.call("producer", {"producer": name}), lambda reply: _producer(reply.meta))
+    call = attachment.link.call("producer", {"producer": name})
+    return Pending(call, lambda reply: _producer(reply.meta), state=True)
 
 
 def push(
@@ -133,7 +134,8 @@ def push(
 
 def progress(attachment: Attachment) -> Pending[Progress]:
     """How far the owner is."""
-    return Pending(attachment.link.call("position"), lambda reply: Progress(**_picked(reply.meta, Progress)))
+    call = attachment.link.call("position")
+    return Pending(call, lambda reply: Progress(**_picked(reply.meta, Progress)), state=True)
 
 
 def wait_applied(attachment: Attachment, position: int, timeout_s: float) -> Pending[None]:

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -185,6 +187,31 @@ def test_an_owner_that_stands_still_does_not_keep_the_fronts_figures(mortal: Run
     assert stopped["embcache_lookups_total"] == before["embcache_lookups_total"] > 0
     assert not stopped.keys() & {*owners}
     assert await_owner().keys() == before.keys()
+
+
+@pytest.fixture
+def stopped_owner(mortal: Running) -> Iterator[None]:
+    with mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client:
+        client.lookup({"item": FILLED[:5]})
+    owner = mortal.child("owner")
+    os.kill(owner, signal.SIGSTOP)
+    yield
+    os.kill(owner, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("stopped_owner")
+def test_who_asks_an_owner_that_stands_still_how_things_are_hears_so(mortal: Running) -> None:
+    paths = ("/v1/position", "/v1/tables", "/v1/tables/item", "/v1/producers/p", "/v1/quarantine")
+    with ThreadPoolExecutor(len(paths)) as threads:
+        answers = list(threads.map(lambda path: mortal.ask(get(path)), paths))
+    for path, answer in zip(paths, answers, strict=True):
+        packed = answer.headers["content-type"] == "application/msgpack"
+        error = (msgpack.unpackb(answer.body) if packed else answer.json())["error"]
+        assert (answer.status, error["code"]) == (503, "not_ready"), path
+        assert "the owner did not answer within 5 s" in error["message"]
+        assert answer.headers["retry-after"] == "1"
+    with mortal.client() as client:
+        assert (client.lookup({"item": FILLED[:5]})["item"].status == WARM).all(), "what is in memory is answered"
 
 
 def shared_memory() -> set[Path]:
