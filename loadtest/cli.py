@@ -31,7 +31,7 @@ def compare(
     json: Annotated[Path | None, typer.Option(help="Write the records here.", dir_okay=False)] = None,
     rounds: Annotated[int, typer.Option(help="Slices of each side.", min=3)] = DEFAULT_ROUNDS,
 ) -> None:
-    """Measure each pair side by side, in turn, and print medians and ratios."""
+    """Measure each pair side by side, in turn, and print medians and ratios; Ctrl-C ends it with those there are."""
     from loadtest.compare import compare as run
     from loadtest.pairs.registry import selected
     from loadtest.report import print_report
@@ -49,6 +49,8 @@ def compare(
     if json is not None:
         report.write(json)
         console.print(f"Records written to {json}")
+    if report.interrupted:
+        raise typer.Exit(130)
 
 
 @app.command()

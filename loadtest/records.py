@@ -47,12 +47,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All records of one run of `compare`, with the command, the machine and the versions behind them."""
+    """All records of one run of `compare`, with the command, the machine and the versions behind them.
+
+    interrupted: the pair in which the run was ended; "" where all pairs were measured.
+    """
 
     command: str
     machine: dict[str, str]
     versions: dict[str, str]
     records: list[Record] = field(default_factory=list)
+    interrupted: str = ""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")

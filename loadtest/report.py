@@ -26,7 +26,7 @@ def cells(record: Record) -> tuple[str, ...]:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The table, then a line for each remark."""
+    """The table, then a line for each remark, and whether the run was ended before all was measured."""
     if not console.is_terminal:
         console.width = max(console.width, 120)  # nobody's window is too narrow for it
     title = "embcache against its peers: medians; ratio = ours / theirs"
@@ -37,10 +37,15 @@ def print_report(report: Report, console: Console) -> None:
     for record in report.records:
         style = {True: "green", False: "red", None: "yellow"}[record.reached]
         table.add_row(*cells(record)[:-1], f"[{style}]{cells(record)[-1]}[/{style}]")
-    console.print(table)
+    if report.records or not report.interrupted:
+        console.print(table)
     for record in report.records:
         if record.note:
             console.print(f"{record.name}: {record.note}", highlight=False, markup=False)
+    if report.interrupted:
+        seen = "this is what was measured before" if report.records else "no pair was measured before"
+        told = f"NOT COMPLETE: it was interrupted in {report.interrupted}; {seen}."
+        console.print(told, style="yellow", highlight=False, markup=False)
 
 
 def markdown(report: Report, on_gpu: list[str] | None = None, picture: str = "benchmarks.svg") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -62,6 +63,50 @@ def test_report_knows_its_command_machine_and_versions(report: Report) -> None:
 def test_each_pair_is_named_as_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
     compare([FAST, LONE], 3, Console(file=StringIO()))
     assert capsys.readouterr().err.splitlines() == ["fast ...", "lone ..."]
+
+
+INTERRUPTED = """
+import sys, time
+from loadtest.cli import app
+from loadtest.pairs import registry
+from tests.loadtest.test_report import FAST, pair
+
+def endless(rounds):
+    try:
+        print("begins", flush=True)
+        time.sleep(1000)
+    finally:
+        print("and leaves nothing behind", flush=True)
+
+endless = type(FAST)("endless", "What never ends.", "s", None, FAST.goal, endless)
+registry.ALL = (FAST, endless)
+app()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("only", [[], ["--only", "endless"]], ids=["in the second", "in the first"])
+def test_an_interrupted_run_tells_what_it_has_measured(number: signal.Signals, only: list[str], tmp_path: Path) -> None:
+    records = tmp_path / "records.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, "compare", "--json", str(records), *only],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(number)
+        said = process.stdout.read().splitlines()
+        assert process.wait(60) == 130
+    assert said[0] == "and leaves nothing behind"
+    shown = [" ".join(line.split()) for line in said]
+    told = "no pair was measured before" if only else "this is what was measured before"
+    assert f"NOT COMPLETE: it was interrupted in endless; {told}." in shown
+    assert ("fast M ids/s 20 peer 2 10 >= 10 yes" in shown) is not bool(only)
+    report = Report.read(records)
+    assert (report.interrupted, [record.name for record in report.records]) == ("endless", [] if only else ["fast"])
 
 
 def test_without_the_dev_extra_it_says_what_it_needs() -> None:
