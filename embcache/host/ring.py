@@ -1,7 +1,7 @@
 """Use rings: how a reader tells the owner which slots it hit, without either waiting for the other.
 
 A ring is a small memfd that the owner makes for one reader and both map: a head word that counts what was
-ever written, then WORDS words of (directory entry << 48 | slot). The reader's threads claim places by an
+ever written, then WORDS words, a hit each (sweep.py). The reader's threads claim places by an
 atomic add and write over what the owner has not read in time: use is a sample, so losing some of it is
 harmless, and so is a word that is read while it is written or that a broken reader made up - the owner
 checks every slot against its table before it counts. The third word of the head says how much the owner has read: where
@@ -26,8 +26,6 @@ from embcache.host.writer import publish
 WORDS = 1 << 14
 BYTES = RING_HEAD + 8 * WORDS
 MASK = np.uint64(WORDS - 1)
-_SLOT = np.uint64((1 << 48) - 1)
-_ENTRY_SHIFT = np.uint64(48)
 _FEED = 8  # where the head's second word stands
 
 
@@ -61,15 +59,14 @@ class UseRing:
         """Whether nothing was written since the last `drain`. The owner's side."""
         return int(self._words[0]) == self._read
 
-    def drain(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What was written since the last call: directory entries and slots, int64 [n] each. The owner's side."""
-        head = int(self._words[0])
-        begin = max(self._read, head - WORDS)
+    def drain(self) -> NDArray[np.uint64]:
+        """The words that were written since the last call, u64 [n] (reports.py). The owner's side."""
+        head = int(self._words[0])  # any u64, if the reader is broken
+        count = min((head - self._read) % (1 << 64), WORDS)
         self._read = head
         self._words[RING_HEARD // 8] = head
-        places = np.arange(begin, head) % WORDS
-        words = self._words[RING_HEAD // 8 :][places]
-        return (words >> _ENTRY_SHIFT).astype(np.int64), (words & _SLOT).astype(np.int64)
+        places = ((head - count) % WORDS + np.arange(count)) % WORDS
+        return self._words[RING_HEAD // 8 :][places]
 
 
 def private_ring() -> UseRing:

@@ -35,13 +35,19 @@ from embcache.host.machine import (
 )
 from embcache.host.rows import copy_bytes
 from embcache.host.segment import COUNT, ENTRY, IDS, MISSES, OUT, ROW_BYTES, STATUS, WARM
-from embcache.host.sets import FIRST, OCCUPIED, hash_id, is_even, set_of
+from embcache.host.sets import FIRST, OCCUPIED, SECOND, hash_id, is_even, set_of
 
 BLOCK = 16
 LAG = 32  # ids from one step to the next
 SAMPLE = 32  # one id in so many is looked at for use where the owner cannot hear of all (a power of two)
 RING_HEAD = 64  # bytes before a use ring's first word (ring.py)
 RING_HEARD = 16  # where the owner says how much it has heard
+
+# What a word in a use ring says, from which bit on: a slot, its directory entry, a tag, and whether the hit stands for
+# SAMPLE of them. The tag is 0 where the id stands in its first set, which says what its hash begins with; in its second
+# one it is in which of TAGS parts of all hashes the id's is, from 1 on.
+ENTRY_SHIFT, TAG_SHIFT, SAMPLED_SHIFT = 42, 52, 63
+TAGS = np.uint64((1 << (SAMPLED_SHIFT - TAG_SHIFT)) - 1)
 
 # What is noted of the latest NOTES ids: the addresses of head and row, and the stamp.
 NOTES = 128  # a power of two, and at least 2 * LAG + BLOCK
@@ -119,13 +125,28 @@ def _passed_over(count, ring, ring_mask):
 
 
 @inlined
-def _report_use(ring, mask, entry, used, count):
+def tag_of(h):
+    """In which part of the hashes one is, 1 to TAGS: they ascend with the first sets of ids."""
+    return np.uint64(np.uint64(np.uint64(np.uint64(h >> np.uint64(32)) * TAGS) >> np.uint64(32)) + np.uint64(1))
+
+
+@inlined
+def _tagged(slot, turn, key):
+    """What is reported of a slot in which an id was found."""
+    tag = tag_of(hash_id(key)) if turn == SECOND else np.uint64(0)
+    return np.uint64(np.uint64(slot) | np.uint64(tag << np.uint64(TAG_SHIFT)))
+
+
+@inlined
+def _report_use(ring, mask, entry, sampled, used, count):
     """Put used slots, `count` words at `used`, into the reader's ring; what the owner has not read is written over."""
+    common = np.uint64(np.uint64(entry) << np.uint64(ENTRY_SHIFT)) | np.uint64(
+        np.uint64(sampled) << np.uint64(SAMPLED_SHIFT)
+    )
     first = np.uint64(claim(ring, np.uint64(count)))
     for j in range(count):
         word = np.int64((first + np.uint64(j)) & mask)
-        slot = np.uint64(load_u64(used + 8 * j))
-        store_u64(ring + RING_HEAD + 8 * word, np.uint64(np.uint64(entry) << np.uint64(48)) | slot)
+        store_u64(ring + RING_HEAD + 8 * word, np.uint64(common | np.uint64(load_u64(used + 8 * j))))
 
 
 @inlined
@@ -165,7 +186,8 @@ def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
             if _take(note, out + i * row_bytes, row_bytes):
                 store_u8(status + i, np.uint8(WARM))
                 if (t & passed_over) == sampled:
-                    store_i64(notes + _USED + 8 * used, (load_i64(note + _ROWS) - place[2]) // place[3])
+                    slot = (load_i64(note + _ROWS) - place[2]) // place[3]
+                    store_u64(notes + _USED + 8 * used, _tagged(slot, turn, np.uint64(load_u64(ids + 8 * i))))
                     used += 1
             else:
                 if listed:
@@ -174,7 +196,7 @@ def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
                     store_i32(misses + 4 * left, np.int32(i))
                 left += 1
         if used > 0:
-            _report_use(ring, ring_mask, segment[ENTRY], notes + _USED, used)
+            _report_use(ring, ring_mask, segment[ENTRY], passed_over > 0, notes + _USED, used)
     return left
 
 

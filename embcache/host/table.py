@@ -149,11 +149,11 @@ class HostTable:
         """Remember that these ids have no row, until one is put in. An id that has a row here is passed over."""
         writer.mark_absent(self._place, ids, self._absent_hand, self._counters)
 
-    def count_use(self, slots: NDArray[np.int64]) -> None:
-        """Note that readers hit these slots."""
+    def count_use(self, words: NDArray[np.uint64]) -> None:
+        """Note what readers hit, words u64 [n] of this region (reports.py)."""
+        writer.count_use(self._place, self._notes, words)
         if self.curve is not None:
-            self.curve.hit(self._place, slots)
-        writer.count_use(self._place, self._notes, slots)
+            self.curve.hit(self._place, words)
 
     def set_use(self, ids: Ids, use: NDArray[np.uint8]) -> None:
         """Take rows to be in use as they were elsewhere: u8 [n], as `held` tells it. Ids that are not here stay out."""

@@ -61,7 +61,7 @@ def warm_writer() -> None:
     held.table.mark_absent(_IDS)
     held.table.curve = Curve(_IDS.size)
     held.table.insert(_IDS, np.zeros((_IDS.size, 4 * _DIM), np.uint8))
-    held.table.count_use(np.zeros(1, np.int64))
+    held.table.count_use(np.zeros(1, np.uint64))
     held.table.set_use(_IDS, np.zeros(_IDS.size, np.uint8))
     held.table.delete(_IDS)
     rows, times = np.zeros((_IDS.size, _DIM), np.float32), np.zeros(_IDS.size, np.uint64)

@@ -45,6 +45,7 @@ from embcache.host.machine import (
     store_release,
     store_u64,
 )
+from embcache.host.reports import slot_of
 from embcache.host.rows import copy_bytes
 from embcache.host.sets import (
     CHANGE_ONE,
@@ -60,6 +61,7 @@ from embcache.host.sets import (
 )
 
 AHEAD = 8  # how many ids ahead their sets are asked for
+FAR_AHEAD = 16  # where little else is done with each
 
 # What the kernels count, as indices into an int64 array.
 INSERTED, REPLACED, EVICTED, DELETED, MARKED, UNMARKED, HELD = range(7)
@@ -397,11 +399,18 @@ def mark_absent(region, ids, absent_hand, counters):
 
 
 @kernel
-def count_use(region, notes, slots):
-    """Note that slots (int64 [n]) were used; numbers beyond the table, and slots that hold nothing, are passed over."""
-    for i in range(slots.shape[0]):
-        index, way = slots[i] // WAYS, slots[i] % WAYS
-        if 0 <= index < region[1]:
+def count_use(region, notes, words):
+    """Note that slots were used (words u64 [n], reports.py); those beyond the table, or without a row, do not count."""
+    slots = region[1] * WAYS
+    for i in range(words.shape[0]):
+        if i + FAR_AHEAD < words.shape[0]:
+            following = slot_of(words[i + FAR_AHEAD])
+            index = following // WAYS if following < slots else np.int64(0)
+            prefetch(_head(region, index))
+            ask_for_notes(notes, index)
+        slot = slot_of(words[i])
+        if slot < slots:
+            index, way = slot // WAYS, slot % WAYS
             stamp = np.uint64(load_relaxed(_head(region, index)))
             if (stamp & _bit(way)) != np.uint64(0):
                 note_hit(notes, index, way)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from embcache.errors import TooLarge
 from embcache.host.arena import Arena
 from embcache.host.curve import Curve
+from embcache.host.reports import by_entry
 from embcache.host.table import HostTable, TableStats
 from embcache.host.tables import HostTables, NoRoomError
 from embcache.owner.gains import WORTH_MOVING, settled
@@ -164,13 +165,13 @@ class Memory:
         held = self.tables.get(version)
         return None if held is None else held.table.read(ids)
 
-    def count_use(self, entries: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-        """Note the slots [n] that a reader hit, each in the region of its directory entry [n]; trust neither."""
-        for entry in np.unique(entries).tolist():
+    def count_use(self, words: NDArray[np.uint64]) -> None:
+        """Note what readers hit, words u64 [n] (reports.py); trust none of them."""
+        for entry, of_entry in by_entry(words):
             version = self._at_entry.get(entry)
             region = None if version is None else self.region(version)
             if region is not None:
-                region.count_use(slots[entries == entry])
+                region.count_use(of_entry)
 
     def stats(self, version: int) -> dict[str, int]:
         """Counts of a version's region; zeros where it has none."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+
+import numpy as np
 
 from embcache.host.ring import UseRing
 from embcache.owner.memory import Memory
@@ -31,13 +34,12 @@ class Rings:
     def remove(self, ring: UseRing) -> None:
         """Forget the ring of a link that has ended; what it last noted still counts."""
         if ring in self._rings:
-            self._drain(ring)
+            self._count([ring])
             self._rings.discard(ring)
 
     def drain(self) -> bool:
         """Counts what all readers noted since the last time; -> whether that was anything."""
-        heard = [self._drain(ring) for ring in list(self._rings)]
-        return any(heard)
+        return self._count(ring for ring in self._rings if not ring.silent)
 
     async def watch(self) -> None:
         """Drains every DRAIN_S seconds for as long as it runs."""
@@ -46,12 +48,12 @@ class Rings:
             await asyncio.sleep(pause)
             pause = DRAIN_S if self.drain() else SILENT_S
 
-    def _drain(self, ring: UseRing) -> bool:
-        if ring.silent:
-            return False
+    def _count(self, rings: Iterable[UseRing]) -> bool:
+        """All together, so that what each table costs it costs once, however many readers there are."""
+        words = [ring.drain() for ring in rings]
         try:
-            self._memory.count_use(*ring.drain())
-        except Exception:  # a reader can write anything into its ring, and loses it then
-            log.exception("a use ring holds nonsense and is ignored from now on")
-            self._rings.discard(ring)
-        return True
+            if words:
+                self._memory.count_use(words[0] if len(words) == 1 else np.concatenate(words))
+        except Exception:  # what readers tell is a help, and nothing depends on it
+            log.exception("what readers told of use could not be counted")
+        return bool(words)

@@ -72,7 +72,7 @@ class _Heard:
 
     def lookup(self, ids: U64s) -> None:
         if time.perf_counter() >= self._due:
-            self._table.held.table.count_use(self._reader.ring.drain()[1])
+            self._table.held.table.count_use(self._reader.ring.drain())
             self._due = time.perf_counter() + DRAIN_S
         self._reader.lookup(ids)
 

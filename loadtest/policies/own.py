@@ -88,7 +88,7 @@ class OwnCache:
             publish(self._ring.address + RING_HEARD, np.uint64((probe.read_word(self._ring.address) - WORDS) % 2**64))
         left = probe.probe(self._arena.address, self._segments, self._ring.address, MASK, np.uint64(self._tick))
         if not self._ring.silent:
-            self.table.count_use(self._ring.drain()[1])
+            self.table.count_use(self._ring.drain())
         return self._misses[:left]
 
 

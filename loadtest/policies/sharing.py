@@ -102,7 +102,7 @@ class SharedMemory:
             segments[0, column] = value
         left = probe.probe(self._arena.address, segments, self._ring.address, MASK, np.uint64(self._tick))
         if not self._ring.silent:
-            self.memory.count_use(*self._ring.drain())
+            self.memory.count_use(self._ring.drain())
         return misses[:left]
 
 

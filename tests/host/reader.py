@@ -84,3 +84,18 @@ class Reader:
         for each, segment in zip(asked, segments, strict=True):
             each.segment[:] = segment
         return left
+
+
+def entries_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The directory entries in a ring's words, u64 [n]: their bits 42 to 51."""
+    return words >> np.uint64(42) & np.uint64(1023)
+
+
+def slots_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The slots in them: bits 0 to 41."""
+    return words & np.uint64((1 << 42) - 1)
+
+
+def is_sampled(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether each stands for others that were not told: bit 63."""
+    return np.asarray(words >> np.uint64(63) == 1)

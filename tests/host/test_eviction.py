@@ -16,7 +16,7 @@ from embcache.host.segment import WARM
 from embcache.host.sweep import SAMPLE
 from embcache.host.tables import Held, HostTables, region_bytes
 from embcache.host.writer import MOVE_BELOW
-from tests.host.reader import Reader
+from tests.host.reader import Reader, is_sampled, slots_of
 
 GHOSTS = 21
 MASK = 2**64 - 1
@@ -128,8 +128,7 @@ def test_the_rows_that_stay_are_those_of_the_model(seed: int) -> None:
     for asked in drawn.reshape(-1, 10):
         ids = np.unique(asked)
         rows, status, left = reader.lookup(held, ids)
-        _, slots = reader.ring.drain()
-        held.table.count_use(slots)
+        held.table.count_use(reader.ring.drain())
         model.hit(set(ids[status == WARM].tolist()))
         np.testing.assert_array_equal(rows[status == WARM], rows_of(ids)[status == WARM])
         held.table.insert(ids[left], rows_of(ids[left]))
@@ -155,7 +154,7 @@ def test_what_is_noted_of_rows_goes_with_them_to_another_region(factor: float) -
     for _ in range(40):
         ids = np.unique((random.zipf(1.2, 1000) % (3 * slots)).astype(np.uint64))
         held.table.insert(ids, rows_of(ids))
-        held.table.count_use(random.integers(0, slots, 300))
+        held.table.count_use(random.integers(0, slots, 300, np.uint64))
     held.table.check()
     before = use_by_id(held)
     assert set(before.values()) >= {0, 1, 2, 4, 5}
@@ -222,13 +221,15 @@ def test_readers_tell_all_hits_while_the_owner_hears_them_and_few_when_it_does_n
     reader = Reader(tables.arena)
     for _ in range(3):
         reader.lookup(held, ids)
-    _, slots = reader.ring.drain()
-    assert slots.size == 3 * ids.size
-    assert (np.unique(slots, return_counts=True)[1] == 3).all()
+    told = reader.ring.drain()
+    assert told.size == 3 * ids.size
+    assert (np.unique(slots_of(told), return_counts=True)[1] == 3).all()
+    assert not is_sampled(told).any()
     calls = 3 * WORDS // ids.size
     for tick in range(calls):
         reader.lookup(held, ids, tick)
-    _, slots = reader.ring.drain()
-    assert 0 <= slots.size - WORDS // 2 + ids.size < ids.size + calls * ids.size // SAMPLE
+    told = reader.ring.drain()
+    assert 0 <= told.size - WORDS // 2 + ids.size < ids.size + calls * ids.size // SAMPLE
+    assert told.size + (SAMPLE - 1) * is_sampled(told).sum() == pytest.approx(calls * ids.size, rel=0.01)
     reader.lookup(held, ids)
-    assert reader.ring.drain()[1].size == ids.size  # it has heard them, so all count again
+    assert reader.ring.drain().size == ids.size  # it has heard them, so all count again

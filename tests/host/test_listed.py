@@ -16,7 +16,7 @@ from embcache.host.jit import JIT_ENABLED
 from embcache.host.memory import address_of
 from embcache.host.segment import COLD, HOT, LEFT, MISSING, WARM
 from embcache.host.tables import Held, HostTables
-from tests.host.reader import Asked, Reader
+from tests.host.reader import Asked, Reader, entries_of, slots_of
 from tests.host.test_table import random_ids, rows_of
 
 EE = 0xEE
@@ -111,9 +111,9 @@ def test_hits_are_reported_as_used() -> None:
     ids = filled.inside[:50]
     reader = Reader(tables.arena)
     reader.probe_listed([Asked(filled.held.entry, 1, 64, ids, np.arange(0, 50, 2))])
-    entries, slots = reader.ring.drain()
-    assert (entries == filled.held.entry).all()
-    assert np.unique(slots).size == 25
+    told = reader.ring.drain()
+    assert (entries_of(told) == filled.held.entry).all()
+    assert np.unique(slots_of(told)).size == 25
 
 
 def test_what_another_tier_has_found_is_taken_and_the_others_are_left() -> None:

@@ -10,7 +10,7 @@ from embcache.host.arena import Arena
 from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
 from embcache.host.tables import HostTables, NoRoomError, region_bytes
-from tests.host.reader import Reader
+from tests.host.reader import Reader, entries_of, slots_of
 
 EDGE_IDS = np.array([0, 1, 2**63, 2**64 - 1, 2**64 - 2], np.uint64)
 
@@ -122,10 +122,10 @@ def test_rows_in_use_stay_while_rows_seen_once_pass_through() -> None:
     reader = Reader(tables.arena)
     for _ in range(2):
         reader.lookup(held, used)
-        entries, slots = reader.ring.drain()
-        assert (entries == held.entry).all()
-        assert np.unique(slots).size == slots.size == used.size
-        held.table.count_use(slots)
+        told = reader.ring.drain()
+        assert (entries_of(told) == held.entry).all()
+        assert np.unique(slots_of(told)).size == told.size == used.size
+        held.table.count_use(told)
     passing = np.setdiff1d(random_ids(held.table.region.slots * 2, seed=9), used)
     held.table.insert(passing, rows_of(passing, 64))
     _, _, left = reader.lookup(held, used)

@@ -22,6 +22,7 @@ from loadtest.pairs import (
     attach,
     cold_lookup,
     cold_small,
+    curve_cost,
     dlrm_query,
     expiry_sweep,
     http_bags,
@@ -197,6 +198,12 @@ def test_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_policy_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measured(monkeypatch, policy, policy.COST, ROWS=20_000, CALLS_A_SLICE=2)
     assert len(outcome.ours.slices) == len(outcome.theirs.slices) == 3
+
+
+def test_curve_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measured(monkeypatch, curve_cost, ROWS=20_000, CALLS_A_SLICE=20)
+    assert len(outcome.ours.slices) == 3
+    assert re.fullmatch(r"\S+% with one hit in 32 told, \S+% with every one", outcome.note)
 
 
 def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,9 +288,9 @@ def test_nonsense_in_a_ring_harms_nobody(owner: OwnerThread, head: int) -> None:
     fill(link, "item", ids, rows_of(ids, 16))
     live = catalogue(link)["item"]
     read(link, live, ids)
-    entry = live.entry << 48
-    words = np.array([2**64 - 1, entry | (1 << 47), entry | 10**6, 0, (live.entry + 1) << 48], np.uint64)
-    os.pwrite(broken.ring_fd, words.tobytes() * 3000, 64)
+    entry = live.entry << 42
+    words = np.array([2**64 - 1, entry | (1 << 41), entry | 10**6, 0, (live.entry + 1) << 42, 1023 << 42], np.uint64)
+    os.pwrite(broken.ring_fd, words.tobytes() * 2500, 64)
     os.pwrite(broken.ring_fd, np.uint64(head).tobytes(), 0)
     owner.run(drained(owner))
     os.pwrite(broken.ring_fd, np.uint64(3).tobytes(), 0)

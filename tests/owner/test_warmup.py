@@ -107,7 +107,7 @@ def use_some(owner: OwnerThread, ids: Ids) -> Any:
         assert there.size == len(held.table)
         assert not (use & MOST_HITS).any()
         slots = np.random.default_rng(1).choice(held.table.region.slots, 2000, replace=False)
-        held.table.count_use(slots.astype(np.int64))
+        held.table.count_use(slots.astype(np.uint64))
         there, use = held.table.held(0, held.table.region.sets)
         return there[use & MOST_HITS > 0]
 
