@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from embcache.errors import NotReady
 from embcache.host import probe
 from embcache.host.arena import Arena
 from embcache.host.memory import address_of
-from embcache.host.ring import MASK, UseRing
+from embcache.host.ring import MASK, UseRing, private_ring
 from embcache.host.segment import COUNT, LEFT, MISSING, SEGMENT_COLUMNS, WARM
 from embcache.local.link import Link, Reply
 from embcache.views import TableView, Views, parse_catalogue
@@ -38,6 +39,7 @@ class Attachment:
         self.link = link
         self.arena = Arena.adopt(link.arena_fd, writable=False)
         self._ring = UseRing(link.ring_fd)
+        self._unheard = private_ring()  # for looks that nobody asked for
         self._ticks = itertools.count()  # a C function: one step, whatever the threads do
         self.hot: HotTier | None = None  # this process's own, if it has one
         self.views = Views(-1, "", {}, {})
@@ -94,6 +96,11 @@ class Attachment:
         tick = np.uint64(next(self._ticks))
         return int(probe.probe(self.arena.address, segments, self._ring.address, MASK, tick))
 
+    def peek(self, segments: NDArray[np.int64]) -> int:
+        """`probe` for whom it is no use of the rows: the owner does not hear of it."""
+        tick = np.uint64(next(self._ticks))
+        return int(probe.probe(self.arena.address, segments, self._unheard.address, MASK, tick))
+
     def probe_now(self, segments: NDArray[np.int64], generation: int, position_at: int) -> int:
         """`probe`, or -1 where the arena is dead or its catalogue of another generation.
 
@@ -110,25 +117,28 @@ class Attachment:
         return int(probe.probe_listed(self.arena.address, segments, self._ring.address, MASK, tick))
 
     def warm_rows(self, view: TableView, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-        """Those of ids u64 [n] that the arena has now, u64 [m], and their rows as stored, u8 [m, row_bytes]."""
-        rows, status, _ = self._looked_up(view, ids)
+        """Those of ids u64 [n] that the arena has now, u64 [m], and their rows as stored, u8 [m, row_bytes].
+
+        For a tier above: it is no use of the rows, since what that answers from then on is asked of nobody below.
+        """
+        rows, status, _ = self._looked_up(view, ids, self.peek)
         found = status == WARM
         return ids[found], rows[found]
 
     def split(self, view: TableView, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """(Those of ids u64 [n] that the arena has now, those of which it knows nothing): not those without a row."""
-        _, status, left = self._looked_up(view, ids)
+        _, status, left = self._looked_up(view, ids, self.probe)
         return ids[status == WARM], ids[left]
 
     def _looked_up(
-        self, view: TableView, ids: NDArray[np.uint64]
+        self, view: TableView, ids: NDArray[np.uint64], look: Callable[[NDArray[np.int64]], int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
         """(rows u8 [n, row_bytes] as stored, status u8 [n] of WARM or MISSING, the places of ids that are left)."""
         rows, status = np.empty((ids.size, view.spec.row_bytes), np.uint8), np.empty(ids.size, np.uint8)
         misses, segments = np.empty(ids.size, np.int32), np.zeros((1, SEGMENT_COLUMNS), np.int64)
         segments[0, :COUNT] = view.columns
         segments[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
-        left = self.probe(segments)
+        left = look(segments)
         status[misses[:left]] = MISSING
         return rows, status, misses[:left]
 

@@ -340,7 +340,7 @@ class Lookup:
             again = np.zeros((1, SEGMENT_COLUMNS), np.int64)
             again[0, :COUNT] = view.columns
             again[0, COUNT:LEFT] = (ids.size, *(address_of(array) for array in (ids, rows, status, misses)))
-            late = self._attachment.probe(again)
+            late = self._attachment.peek(again)  # they were missed, and that is what the owner knows
             states = np.where(status == WARM, _FOUND, _ABSENT).astype(np.uint8)
             states[misses[:late]] = _LATE
             probe.settle_misses(self._segments[index], address_of(rows), states)
