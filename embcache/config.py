@@ -250,9 +250,14 @@ class Settings(Section):
 
     def _anchored(self, folder: Path) -> Settings:
         uds = self.server.uds
-        server = self.server.model_copy(update={"uds": folder / uds if uds else None})
-        cold = self.cold.model_copy(update={"path": folder / self.cold.path})
+        server = self.server.model_copy(update={"uds": _plain(folder / uds) if uds else None})
+        cold = self.cold.model_copy(update={"path": _plain(folder / self.cold.path)})
         return self.model_copy(update={"server": server, "cold": cold})
+
+
+def _plain(path: Path) -> Path:
+    """A path without `..`, as messages should show it."""
+    return path.resolve() if ".." in path.parts else path
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

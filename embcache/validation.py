@@ -10,10 +10,26 @@ from pydantic import ValidationError
 
 from embcache.errors import UnknownTable
 
+_NAMED = 10  # versions that an error names
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The one of `names` that is spelled most like `name`. `names` must not be empty."""
     return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
+
+
+def no_version(table: str, label: str, labels: Iterable[str]) -> UnknownTable:
+    """The error for a version that a table does not have, which names those that it has."""
+    there, label = list(labels), label[:64]
+    more = f", and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+    has = f"it has {', '.join(there[:_NAMED])}{more}"
+    message = f"table {table!r} has no version {label!r}; the nearest is {nearest(label, there)}; {has}"
+    return UnknownTable(message, {"table": table, "version": label})
+
+
+def gone(number: int) -> UnknownTable:
+    """The error for a version that was there when a caller began to read it."""
+    return UnknownTable(f"version {number} is gone: it was dropped or filled anew meanwhile; begin again")
 
 
 def no_table(name: str, names: Iterable[str]) -> UnknownTable:

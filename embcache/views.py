@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.defaults import default_row_of
-from embcache.errors import UnknownTable
 from embcache.host.memory import address_of
 from embcache.spec import TableSpec, Uniform
-from embcache.validation import nearest, no_table
+from embcache.validation import no_table, no_version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +54,7 @@ class Views:
             return view
         if version is not None and table in self.live:
             there = [label for name, label in self.versions if name == table]
-            raise UnknownTable(
-                f"table {table!r} has no version {version[:64]!r}; the nearest is {nearest(version[:64], there)}",
-                {"table": table, "version": version},
-            )
+            raise no_version(table, version, there)
         raise no_table(table, self.live)
 
 

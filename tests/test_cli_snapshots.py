@@ -45,7 +45,7 @@ def test_there_and_back(run: Run, tmp_path: Path) -> None:
         code, out, _ = run("check", "--data", data)
         assert (code, out) == (
             0,
-            f"nothing is wrong: looked at {len(IDS)} rows of 1 tables and 2 entries of the log and 0 rows in memory\n",
+            f"nothing is wrong: looked at {len(IDS)} rows of 1 table and 2 entries of the log and 0 rows in memory\n",
         )
     store = RocksStore(data / "rocksdb")
     put(store, store.versions()[-1], int(IDS[3]), b"damaged")

@@ -72,6 +72,15 @@ def test_paths_are_taken_from_the_folder_of_the_file(load: Any, tmp_path: Path) 
     assert load('[cold]\npath = "/srv/rows"').cold.path == Path("/srv/rows")
 
 
+def test_paths_are_shown_without_detours_and_follow_links(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "there").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "there")
+    assert load('[cold]\npath = "a/../rows"').cold.path == tmp_path / "rows"
+    assert load('[cold]\npath = "link/../rows"').cold.path == tmp_path / "elsewhere" / "rows", "as the system takes it"
+    assert load('[cold]\npath = "link"').cold.path == tmp_path / "link", "as it is named"
+    assert load('[server]\nuds = "../run/a.sock"').server.uds == tmp_path.parent / "run" / "a.sock"
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

@@ -34,9 +34,12 @@ class Aside:
             return
         self._newest = new[-1]
         log.warning(
-            "the service has set aside batches of producer %s, at positions %s, since a row would be over its table's "
-            "max_norm: their rows are not changed until somebody releases them (embcache quarantine)",
-            *(self._producer, ", ".join(map(str, new))),
+            "the service has set aside %s of producer %s, at %s %s, since a row would be over its table's max_norm: no "
+            "row is changed by that until somebody releases it (embcache quarantine)",
+            "batches" if len(new) > 1 else "a batch",
+            self._producer,
+            "positions" if len(new) > 1 else "position",
+            ", ".join(map(str, new)),
         )
         if self._told is not None:
             try:

@@ -183,9 +183,9 @@ def drop(
     with opened(*place(config, url), token) as tables:
         info = existing(tables, table)
         if not yes:
-            typer.confirm(f"drop {table} and its {info.shown_rows} rows?", abort=True, err=True)
+            typer.confirm(f"drop {table} and its {info.counted_rows}?", abort=True, err=True)
         tables.drop(table)
-    typer.echo(f"{table}: dropped, with {info.shown_rows} rows")
+    typer.echo(f"{table}: dropped, with {info.counted_rows}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from embcache.cli.tables import Since, TableInfo, Tables, existing
 from embcache.cli.transfer import Moved, TableFormat, chunk_rows, progress_bar
+from embcache.cli.words import counted
 from embcache.errors import Conflict, DimensionMismatch
 from embcache_storage import files
 
@@ -46,7 +47,7 @@ class Changed(Moved):
         """For people."""
         done = self.rows + self.gone
         speed = f"{self.seconds:.1f} s ({done / max(self.seconds, 1e-9):,.0f}/s)"
-        return f"{self.rows:,} rows and {self.gone:,} deletions in {speed}"
+        return f"{counted(self.rows, 'row')} and {counted(self.gone, 'deletion')} in {speed}"
 
 
 def export_changes(
@@ -113,8 +114,9 @@ def apply_file(tables: Tables, table: str, file: Path, form: TableFormat, again:
         push.settle()
         if push.set_aside:
             console.print(
-                f"{push.set_aside} batches of producer {_producer(table)} are set aside, since a row would be over its "
-                "table's max_norm: what they change is missing until they are released (embcache quarantine list)",
+                f"set aside: {counted(push.set_aside, 'batch', 'batches')} of producer {_producer(table)}, since a row "
+                "would be over its table's max_norm: what that changes is missing until it is released (embcache "
+                "quarantine list)",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from embcache import snapshotcalls
+from embcache.cli.words import counted
 from embcache.config import Cold, shown_size
 from embcache.errors import EmbcacheError, Internal, MalformedRequest, NotReady
 from embcache.local.link import Link
@@ -109,8 +110,9 @@ def shown_snapshot(told: dict[str, Any]) -> str:
 
 def shown_restored(told: dict[str, Any]) -> str:
     kept = "" if told["kept"] is None else f"\nwhat was there is kept in {told['kept']}: remove it when you are sure"
-    damaged = f"\nit is damaged: {told['findings']} findings, see `embcache check`" if told["findings"] else ""
-    return f"restored {told['rows']:,} rows, as of position {told['position']}; a new history begins{damaged}{kept}"
+    found, rows = counted(told["findings"], "finding"), counted(told["rows"], "row")
+    damaged = f"\nit is damaged: {found}, see `embcache check`" if told["findings"] else ""
+    return f"restored {rows}, as of position {told['position']}; a new history begins{damaged}{kept}"
 
 
 def shown_audit(found: dict[str, Any]) -> str:
@@ -121,11 +123,12 @@ def shown_audit(found: dict[str, Any]) -> str:
     disk, memory = found["on disk"], found["in memory"]
     looked = []
     if disk is not None:
-        looked.append(f"{disk['rows']:,} rows of {disk['tables']} tables and {disk['entries']:,} entries of the log")
+        tables, entries = counted(disk["tables"], "table"), counted(disk["entries"], "entry", "entries")
+        looked.append(f"{counted(disk['rows'], 'row')} of {tables} and {entries} of the log")
     if memory is not None:
-        looked.append(f"{memory['rows']:,} rows in memory")
+        looked.append(f"{counted(memory['rows'], 'row')} in memory")
     count = len(found["findings"])
-    verdict = "nothing is wrong" if not count else f"{count} finding{'s' if count > 1 else ''}"
+    verdict = counted(count, "finding") if count else "nothing is wrong"
     return "\n".join([*lines, f"{verdict}: looked at {' and '.join(looked)}"])
 
 

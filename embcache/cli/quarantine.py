@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from embcache.cli.options import ConfigOption, TableArgument, TokenOption, UrlOption, place, print_table
+from embcache.cli.words import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +93,8 @@ def list_(config: ConfigOption = None, url: UrlOption = None, token: TokenOption
             batches += page["batches"]
     if batches:
         print_table(quarantine_table(batches))
-        typer.echo(f"{len(batches)} batches, which take {shown_size(page['bytes'])} of updates.quarantine_bytes")
+        count = counted(len(batches), "batch", "batches")
+        typer.echo(f"set aside: {count}, {shown_size(page['bytes'])} of updates.quarantine_bytes")
     else:
         typer.echo("no batch is set aside")
 
@@ -124,8 +126,8 @@ def release(
             typer.confirm(f"release {_told(there.quarantined(position))}?", abort=True, err=True)
         told = there.release(position)
     typer.echo(
-        f"released at position {told['position']}: {told['rows']:,} changes of rows, {told['skipped']:,} left out, of "
-        "which there is something newer"
+        f"released at position {told['position']}: {counted(told['rows'], 'change')} of rows, {told['skipped']:,} "
+        "left out, of which there is something newer"
     )
 
 
@@ -148,6 +150,6 @@ def drop(
 def _told(batch: Mapping[str, Any]) -> str:
     skipped = sum(change["skipped"] for change in batch["changes"])
     return (
-        f"the batch of position {batch['position']}, {batch['rows']:,} changes of rows by {batch['producer']}, of "
-        f"which a release would leave out {skipped:,}"
+        f"the batch of position {batch['position']}, {counted(batch['rows'], 'change')} of rows by "
+        f"{batch['producer']}, of which a release would leave out {skipped:,}"
     )

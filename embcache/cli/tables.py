@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from embcache.cache import EmbeddingCache
 from embcache.cli.pushing import LocalPush, Push, RemotePush
+from embcache.cli.words import counted
 from embcache.config import Settings
 from embcache.errors import MalformedRequest, UnknownTable
 from embcache.spec import TableSpec
@@ -49,8 +50,13 @@ class TableInfo:
 
     @property
     def shown_rows(self) -> str:
-        """The rows for people."""
+        """How many rows, for people."""
         return f"{self.rows:,}" if self.rows_exact else f"about {self.rows:,}"
+
+    @property
+    def counted_rows(self) -> str:
+        """The same with the word: "3 rows", "about 3 rows"."""
+        return counted(self.rows, "row") if self.rows_exact else f"about {counted(self.rows, 'row')}"
 
 
 class Since(NamedTuple):

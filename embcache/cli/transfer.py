@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from embcache.cli.tables import Since, TableInfo, Tables, existing, find
+from embcache.cli.words import counted
 from embcache.errors import DimensionMismatch, MalformedRequest
 from embcache.features import hash_values
 from embcache.host.memory import keep_freed_memory
@@ -50,7 +51,9 @@ class Moved:
 
     @property
     def summary(self) -> str:
-        return f"{self.rows:,} rows in {self.seconds:.1f} s ({self.rows / max(self.seconds, 1e-9):,.0f} rows/s)"
+        return (
+            f"{counted(self.rows, 'row')} in {self.seconds:.1f} s ({self.rows / max(self.seconds, 1e-9):,.0f} rows/s)"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
-from embcache.errors import Conflict, DimensionMismatch, HistoryChanged, UnknownTable
+from embcache.errors import Conflict, DimensionMismatch, HistoryChanged
 from embcache.owner.arguments import U32, U64, integer, text
 from embcache.owner.catalogue import Table, TableChange
 from embcache.owner.entries import Entry, from_payload
@@ -24,6 +24,7 @@ from embcache.owner.flight import Ids
 from embcache.owner.parts import Parts
 from embcache.owner.server import Answer
 from embcache.owner.updates import Batch, Sweep
+from embcache.validation import gone
 from embcache_storage.log import Trimmed, UpdateLog
 from embcache_storage.store import DAMAGED, FOUND, StoreCorrupt
 
@@ -64,7 +65,7 @@ class ChangedCalls:
         number, n = integer(meta, "version", U32), integer(meta, "n", U32)
         version = self._parts.tables.find(number)
         if version is None:
-            raise UnknownTable(f"version {number} is gone")
+            raise gone(number)
         row_bytes = version.spec.cold_row_bytes
         if payload.nbytes != 8 * n or n * row_bytes > FETCH_BYTES:
             raise DimensionMismatch(

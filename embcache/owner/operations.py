@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge, UnknownTable
+from embcache.errors import DimensionMismatch, MalformedRequest, TooLarge
 from embcache.local import frames
 from embcache.owner.arguments import MAX_ROW_BYTES, U32, U64, get, integer, is_integer, text
 from embcache.owner.changed import ChangedCalls
@@ -25,6 +25,7 @@ from embcache.owner.update_calls import UpdateCalls
 from embcache.owner.version_calls import VersionCalls
 from embcache.owner.warm_calls import WarmCalls
 from embcache.spec import TableSpec
+from embcache.validation import gone
 
 SCAN_BYTES = 32 << 20
 _MAX_PARTS = 4096
@@ -177,7 +178,7 @@ class Operations:
         number, start, limit = integer(meta, "version", U32), integer(meta, "start", U64), integer(meta, "limit", U32)
         version = self._tables.find(number)
         if version is None:
-            raise UnknownTable(f"version {number} is gone")
+            raise gone(number)
         if limit == 0:
             raise MalformedRequest("the limit of a scan is at least 1")
         row_bytes = version.spec.cold_row_bytes

@@ -38,6 +38,7 @@ SCANNED: Final = "aside-scanned"
 PIECE_BYTES: Final = 512 << 10
 LEAST_BYTES: Final = 64 << 10  # what a batch counts as in the quarantine, at least
 TOLD: Final = 64  # positions that a producer is told of at once
+_NAMED: Final = 10  # how many positions an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,17 @@ class Quarantine:
         record = self._records.get(position)
         if record is None:
             raise UnknownTable(
-                f"no batch of position {position} is set aside, or not any more: "
-                "`embcache quarantine list` has those that are",
+                f"no batch of position {position} is set aside, or not any more: {self._listed()}",
                 {"position": str(position)},
             )
         return record
+
+    def _listed(self) -> str:
+        if not self._records:
+            return "none is"
+        newest = list(self._records)[-_NAMED:]
+        more = f"{len(self._records)} are, the newest at positions" if len(self._records) > _NAMED else "those are at"
+        return f"{more} {', '.join(map(str, newest))} (`embcache quarantine list`)"
 
     def all(self) -> list[Record]:
         """By position."""

@@ -14,7 +14,7 @@ from typing import Any
 from embcache.errors import Conflict, MalformedRequest, UnknownTable
 from embcache.owner.catalogue import LIVE, STAGED, Table, Version
 from embcache.spec import NAME_PATTERN, TableSpec
-from embcache.validation import nearest
+from embcache.validation import no_version
 
 OWN = ("dtype", "default", "add", "ttl_s", "max_norm")  # what a version's spec may have of its own
 _LABEL = re.compile(NAME_PATTERN, re.ASCII)
@@ -52,14 +52,8 @@ def found(table: Table, label: str) -> Version:
     """A version of a table. UnknownTable says which are there."""
     version = table.find(label)
     if version is None:
-        raise no_version(table, label)
+        raise no_version(table.spec.name, label, (version.label for version in table.versions))
     return version
-
-
-def no_version(table: Table, label: str) -> UnknownTable:
-    name, there = table.spec.name, [version.label for version in table.versions]
-    hint = f"the nearest is {nearest(label[:64], there)}"
-    return UnknownTable(f"table {name!r} has no version {label[:64]!r}; {hint}", {"table": name, "version": label[:64]})
 
 
 def own_spec(table: Table, keys: Mapping[str, Any]) -> TableSpec:

@@ -22,7 +22,8 @@ def test_each_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert heard == [[3], [5], [8, 9]]
     assert (aside.positions, aside.count) == ((5, 8, 9), 70)
     assert len(caplog.records) == 3
-    assert "batches of producer p, at positions 8, 9," in caplog.text
+    assert "set aside a batch of producer p, at position 3," in caplog.records[0].getMessage()
+    assert "set aside batches of producer p, at positions 8, 9," in caplog.records[2].getMessage()
 
 
 def test_positions_of_another_history_are_others() -> None:

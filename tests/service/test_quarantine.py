@@ -64,9 +64,9 @@ def test_a_trainer_hears_once_of_each_batch_and_goes_on(serving: Running, caplog
             trainer.flush(applied=True)
         assert heard == [[first]]
         assert [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()] == [
-            "the service has set aside batches of producer one, at positions "
-            f"{first}, since a row would be over its table's max_norm: their rows are not changed until somebody "
-            "releases them (embcache quarantine)"
+            "the service has set aside a batch of producer one, at position "
+            f"{first}, since a row would be over its table's max_norm: no row is changed by that until somebody "
+            "releases it (embcache quarantine)"
         ]
         found = client.lookup({"item": [1, 2, 3]}, min_position=last)["item"].rows
         np.testing.assert_array_equal(found, [[1] * 4, [2] * 4, [1] * 4])
@@ -166,7 +166,7 @@ def test_it_outlives_the_owner_and_the_command_line_has_it_of_a_service_that_is_
         listed = ran("list", "--url", service.url)
         assert [line.split()[0] for line in listed.stdout.splitlines()[1:4]] == list(map(str, positions))
         assert "four" in listed.stdout
-        assert "3 batches, which take 192.0 KiB" in listed.stdout
+        assert "set aside: 3 batches, 192.0 KiB of" in listed.stdout
         shown = ran("show", positions[0], "--url", service.url)
         assert shown.stdout.splitlines()[-1].split() == ["item", "add", "2", "1"]
         asked = ran("drop", positions[0], "--url", service.url)
@@ -183,14 +183,13 @@ def test_it_outlives_the_owner_and_the_command_line_has_it_of_a_service_that_is_
     config = tmp_path / "config.toml"
     released = ran("release", positions[1], "--yes", "--config", config)
     assert released.stdout.startswith("released at position ")
-    assert "1 changes of rows, 1 left out" in released.stdout
+    assert "1 change of rows, 1 left out" in released.stdout
     assert ran("drop", positions[2], "--yes", "--config", config).returncode == 0
     assert ran("list", "--config", config).stdout == "no batch is set aside\n"
     gone = ran("show", positions[2], "--config", config)
     assert (gone.returncode, gone.stderr) == (
         1,
-        f"embcache: no batch of position {positions[2]} is set aside, or not any more: `embcache quarantine list` has "
-        "those that are\n",
+        f"embcache: no batch of position {positions[2]} is set aside, or not any more: none is\n",
     )
     with running(tmp_path) as service, Client(service.url) as client:
         np.testing.assert_array_equal(client.lookup({"item": [1, 2, 9]})["item"].rows, [[9] * 4, [0] * 4, [1] * 4])
