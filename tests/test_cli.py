@@ -406,7 +406,7 @@ def test_the_version_is_told(run: Run) -> None:
 def test_a_value_may_begin_with_a_dash(run: Run, stopped: list[object]) -> None:
     found = run("lookup", "empty", "--values", *stopped, "--", "-1")
     assert found.out.splitlines()[1].split()[:2] == ["-1", "missing"]
-    assert "lookup item --values -- -1" in " ".join(run("lookup", "--help").out.split())
+    assert "lookup item --values -- -red" in " ".join(run("lookup", "--help").out.split())
 
 
 def test_an_unforeseen_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

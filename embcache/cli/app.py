@@ -16,6 +16,7 @@ from rich.console import Console
 
 from embcache import __version__
 from embcache.cli import apply, quarantine, snapshots, versions
+from embcache.cli.numbers import NumbersCommand
 from embcache.cli.options import (
     DTYPES,
     ConfigOption,
@@ -188,7 +189,7 @@ def drop(
     typer.echo(f"{table}: dropped, with {info.counted_rows}")
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def lookup(
     table: TableArgument,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Feature IDs, or raw values with --values.")],
@@ -200,7 +201,7 @@ def lookup(
 ) -> None:
     """Look rows up, and say which tier each came from.
 
-    What begins with a dash is an option, before `--`: embcache lookup item --values -- -1
+    What begins with a dash and no number is an option, unless behind `--`: embcache lookup item --values -- -red
     """
     from embcache.cli.show import rows_table
     from embcache.cli.tables import opened
@@ -211,7 +212,7 @@ def lookup(
     print_table(rows_table(ids, found, whole))
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def plan(
     rows: Annotated[str, typer.Argument(metavar="ROWS", help="How many: 1000000, 1e6, 100M.")],
     dim: Annotated[int, typer.Argument(metavar="DIM", help="Elements of a row.", min=1, max=65536)],

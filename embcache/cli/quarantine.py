@@ -9,6 +9,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from embcache.cli.numbers import NumbersCommand
 from embcache.cli.options import ConfigOption, TableArgument, TokenOption, UrlOption, place, print_table
 from embcache.cli.words import counted
 
@@ -58,7 +59,7 @@ def _opened(config: Path | None, url: str | None, token: str | None) -> Iterator
             yield cache
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def limit(
     table: TableArgument,
     max_norm: Annotated[str, typer.Argument(metavar="NORM", help="The largest L2 norm of a row; `none`: no limit.")],
@@ -99,7 +100,7 @@ def list_(config: ConfigOption = None, url: UrlOption = None, token: TokenOption
         typer.echo("no batch is set aside")
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def show(
     position: PositionArgument, config: ConfigOption = None, url: UrlOption = None, token: TokenOption = None
 ) -> None:
@@ -112,7 +113,7 @@ def show(
     print_table(quarantined_changes_table(batch["changes"]))
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def release(
     position: PositionArgument,
     config: ConfigOption = None,
@@ -131,7 +132,7 @@ def release(
     )
 
 
-@app.command()
+@app.command(cls=NumbersCommand)
 def drop(
     position: PositionArgument,
     config: ConfigOption = None,

@@ -137,9 +137,7 @@ def test_what_is_refused_and_changes_nothing(owner: OwnerThread, store: WatchedS
         stage(link, "blue", "nobody")
     with pytest.raises(UnknownTable, match="nobody"):
         switch(link, nobody="1")
-    with pytest.raises(
-        UnknownTable, match="the nearest is blue; it has 1, blue, narrow"
-    ):
+    with pytest.raises(UnknownTable, match="the nearest is blue; it has 1, blue, narrow"):
         switch(link, item="blu", user="1")
     with pytest.raises(UnknownTable, match="no version 'blu'; the nearest is blue"):
         drop_version(link, "blu")
