@@ -12,6 +12,7 @@ from embcache.config import Settings
 from embcache.host.arena import Arena
 from embcache.host.ring import new_ring
 from embcache.local import frames
+from embcache.named import warnings
 from embcache.owner.applier import Tiers
 from embcache.owner.bring import Bringer
 from embcache.owner.catalogue import LIVE
@@ -49,6 +50,7 @@ class Owner:
         """Takes over an open store and a writable arena that no version is in."""
         self._arena = arena
         self._folder = settings.cold.path
+        self._settings = settings
         self.stuck = asyncio.Event()  # whoever runs this owner should end it, and start another
         threads = StoreThreads(self._stuck)
         memory = Memory(arena, huge_pages=settings.warm.huge_pages)
@@ -83,6 +85,8 @@ class Owner:
         await parts.tables.load(self._lineage)
         await parts.intake.start()
         await parts.tables.open(declared)
+        for warning in warnings(self._settings, {version.spec.name for version in parts.tables.versions()}):
+            log.warning("%s", warning)
         self._keep.begin()
         watched = (
             *(self.rings, parts.imports, parts.memory, parts.tables, parts.feeds),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
+
 from embcache.host.curve import Curve
 from embcache.host.tables import region_bytes
 from embcache.owner.gains import Payoff, next_step
@@ -64,14 +66,14 @@ class Payoffs:
         """What is known of a version's misses; None where nothing is, such as while all rows fit.
 
         {"accesses": that the owner heard of, "bytes": that it has now, "now": the part of them that is missed with
-        these, "if_doubled": with twice as many, "curve": [[bytes, part missed], ...]}.
+        these, "if_doubled": with twice as many, "curve": [[bytes, part missed], ...]}. docs/protocol.md says more.
         """
         curve, held = self._memory.curves.get(version), self._memory.tables.get(version)
         if curve is None or held is None or not curve.followed:
             return None
         payoff, size = self._payoff(version, curve), held.table.region.size
         accesses = max(float(payoff.missed[0]), 1.0)
-        places = range(0, len(payoff.nbytes), max(1, len(payoff.nbytes) // _POINTS))
+        places = np.unique(np.linspace(0, len(payoff.nbytes) - 1, _POINTS).astype(np.int64)).tolist()
         return {
             "accesses": curve.accesses,
             "bytes": size,

@@ -16,6 +16,7 @@ from embcache.gpu.device import DeviceError
 from embcache.hot.tier import HotTier
 from embcache.lookup import Query, VersionGoneError
 from embcache.metrics import TIERS
+from embcache.named import not_there
 from embcache.places import Place
 from embcache.service.context import TheService, json_body, needs, read_json
 from embcache.spec import TableSpec
@@ -28,9 +29,12 @@ FeatureId = Annotated[int, Path(ge=0, le=2**64 - 1, description="A feature ID")]
 
 @router.get("/v1/tables", dependencies=[needs("read")])
 async def list_tables(service: TheService) -> dict[str, Any]:
-    """All tables: spec, version, rows, and rows and bytes in each tier; the same for each of their versions."""
+    """All tables: spec, version, rows, and rows and bytes in each tier; the same for each of their versions.
+
+    `not_there`: tables that settings such as `warm.fixed` name, and that are none of these.
+    """
     entries = await _entries(service.reader.cache())
-    return {"tables": [entries[name] for name in sorted(entries)]}
+    return {"tables": [entries[name] for name in sorted(entries)], "not_there": not_there(service.settings, entries)}
 
 
 @router.get("/v1/tables/{table}", dependencies=[needs("read")])

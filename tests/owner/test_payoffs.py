@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from embcache.config import Warm
 from embcache.errors import TooLarge
 from embcache.host.arena import Arena
-from embcache.host.tables import NoRoomError
+from embcache.host.curve import Curve
+from embcache.host.tables import FILL, NoRoomError
 from embcache.owner import payoffs
 from embcache.owner.gains import KEPT, STEP, WORTH, Payoff, by_gain, missed, next_step, settled
 from embcache.owner.memory import Memory
 from embcache.owner.payoffs import Payoffs
 from embcache.owner.shares import FILLED, Want, shares
 from embcache.spec import TableSpec
+from tests.host.test_curve import missed_by_lru
 from tests.owner import support
 from tests.owner.stores import WatchedStore
 from tests.owner.support import WAIT, OwnerThread, catalogue, fill, read, rows_of, some_ids
@@ -100,6 +102,66 @@ def test_without_goals_shares_are_fair() -> None:
     assert settled(wants, {}, 4000) == shares(wants, 4000)
 
 
+scattered = st.lists(st.integers(0, 100), min_size=4, max_size=4).map(
+    lambda falls: falling(float(sum(falls)), *(float(sum(falls) - each) for each in itertools.accumulate(falls)))
+)
+
+
+def convex_below(curve: Payoff, nbytes: float) -> float:
+    """The curve taken convex from below, by its meaning: the lowest of all chords over a point."""
+    chords = [
+        one + (other - one) * (nbytes - begin) / (end - begin)
+        for (begin, one), (end, other) in itertools.product(zip(curve.nbytes, curve.missed, strict=True), repeat=2)
+        if begin <= nbytes <= end and begin < end
+    ]
+    return float(min(chords))
+
+
+def from_there_on(curve: Payoff, begin: int) -> Payoff:
+    """A curve without what is below a share that its table keeps."""
+    beyond = curve.nbytes > begin
+    return Payoff(np.append(begin, curve.nbytes[beyond]), np.append(curve.at(begin), curve.missed[beyond]))
+
+
+@given(curves=st.lists(scattered, min_size=1, max_size=3), capacity=st.integers(4, 140))
+def test_curves_that_are_not_convex_are_divided_by_as_if_they_were(curves: list[Payoff], capacity: int) -> None:
+    """So that memory goes to a table which gains nothing by a little of it, and much by more."""
+    wants = {version: Want(40, 0) for version in range(len(curves))}
+    best = by_gain(wants, dict(enumerate(curves)), capacity)
+    room = int(capacity * FILLED)
+    kept = {version: int(share * KEPT) for version, share in shares(wants, capacity).items()}
+
+    left = [from_there_on(curve, kept[version]) for version, curve in enumerate(curves)]
+
+    def total(sizes: Mapping[int, int]) -> float:
+        return sum(convex_below(curve, sizes[version]) for version, curve in enumerate(left))
+
+    for division in itertools.product(range(0, 41, 10), repeat=len(curves)):
+        sizes = {version: max(size, kept[version]) for version, size in enumerate(division)}
+        if sum(sizes.values()) <= room:
+            assert total(best) <= total(sizes) + 1e-6
+
+
+@given(curves=st.lists(scattered, min_size=2, max_size=3), data=st.data())
+def test_steps_stay_within_bounds_and_come_to_an_end(curves: list[Payoff], data: st.DataObject) -> None:
+    known = {version: Payoff(curve.nbytes * 1000, curve.missed) for version, curve in enumerate(curves)}
+    wants, capacity = {version: Want(40_000, 100) for version in known}, 50_000
+    sizes = {version: data.draw(st.integers(100, int(capacity * FILLED) // len(known))) for version in known}
+    for _ in range(60):
+        goals = next_step(sizes, wants, known, capacity)
+        if goals is None:
+            break
+        best = by_gain(wants, known, capacity)
+        assert missed(best, known) <= (1 - WORTH) * missed(sizes, known) + 1e-6
+        assert sum(goals.values()) <= capacity * FILLED
+        for version, goal in goals.items():
+            assert sizes[version] / STEP - 1 <= goal <= sizes[version] * STEP
+            assert min(sizes[version], best[version]) - 1 <= goal <= max(sizes[version], best[version])
+        sizes = goals
+    else:
+        raise AssertionError("shares are changed for ever")
+
+
 # --- an owner's memory -------------------------------------------------------------------------------------------
 
 
@@ -169,6 +231,32 @@ def test_memory_goes_where_it_pays_and_then_stays(loop: asyncio.Runner) -> None:
     assert told["bytes"] == after[1]
     assert 1 >= told["now"] > told["if_doubled"] >= 0
     assert [part for _, part in told["curve"]] == sorted((part for _, part in told["curve"]), reverse=True)
+
+
+def test_what_is_told_is_what_lru_caches_of_so_many_rows_miss(loop: asyncio.Runner) -> None:
+    memory = new_memory(dict.fromkeys(range(1, 25), MANY))
+    looks, region = Payoffs(memory, move=False), memory.region(1)
+    looks.look()
+    assert region is not None
+    assert looks.told(1) is None, "nothing was asked for"
+    region.curve = memory.curves[1] = Curve(2000, most=1)
+    ids = (np.random.default_rng(2).zipf(1.05, 40_000) % 4000).astype(np.uint64)
+    region.curve.missed(ids)
+    told = looks.told(1)
+    assert told is not None
+    assert told["accesses"] == ids.size
+    assert told["bytes"] == region.region.size
+    assert told["bytes"] < 1500 * ROW
+    curve = np.array(told["curve"])
+    assert 20 <= len(curve) <= 24
+    assert (np.diff(curve[:, 0]) > 0).all()
+    assert (np.diff(curve[:, 1]) <= 0).all()
+    assert tuple(curve[0]) == (0, 1)
+    assert curve[-1, 1] == pytest.approx(np.unique(ids).size / ids.size, rel=0.1)
+    for nbytes, part in [*told["curve"][1:], (told["bytes"], told["now"]), (2 * told["bytes"], told["if_doubled"])]:
+        rows = round(nbytes * region.region.slots * FILL / region.region.size)  # that find a place in so many bytes
+        if rows <= 4000:  # as many as a curve of all ids can tell
+            assert part == pytest.approx(missed_by_lru(ids, rows).size / ids.size, abs=0.01)
 
 
 def test_shares_stay_equal_if_that_is_asked(loop: asyncio.Runner) -> None:
@@ -306,6 +394,23 @@ def test_a_declared_share_is_that_of_the_live_version_through_imports_and_switch
         assert catalogue(link)["wide"].number != before
         assert is_fixed("wide"), "the version that went live has it"
         assert owner.when(lambda: size(before) < share)
+
+
+def test_settings_that_name_a_table_which_is_not_there_are_warned_of(
+    tmp_path: Path, store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Warm(capacity=support.CAPACITY, fixed=("wied=1MiB", "wide=1MiB"))
+    with OwnerThread(store, tmp_path, [TableSpec(name="wide", dim=64)], warm=settings) as owner:
+        assert [each.getMessage() for each in caplog.records if "warm.fixed" in each.getMessage()] == [
+            "warm.fixed names table 'wied', which is not there (the nearest name is 'wide'); "
+            "it counts once that is created"
+        ]
+        ids, link = some_ids(2 * support.CAPACITY // ROW), owner.link()
+        fill(link, "wide", ids, rows_of(ids, ROW))
+        link.call("create", {"spec": TableSpec(name="wied", dim=64).to_json()}).result(WAIT)
+        made = catalogue(link)["wied"].number
+        memory = owner.owner.parts.memory
+        assert owner.when(lambda: memory.fixed(made) == 1 << 20 and memory.wants[made].is_fixed)
 
 
 def test_misses_are_told_of_tables_that_want_memory(tmp_path: Path, store: WatchedStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -13,7 +14,7 @@ import pytest
 from embcache_client import rowtypes
 from embcache_client.errors import Conflict, DimensionMismatch, MalformedRequest, UnknownTable
 from tests.naive import rounded
-from tests.service.running import FILLED, Running, fill, rows_of
+from tests.service.running import FILLED, Running, fill, rows_of, running
 from tests.service.wires import get, post, put
 
 IDS = np.array([0, 7, 2**40, 2**64 - 1], np.uint64)
@@ -165,3 +166,12 @@ def test_the_client_is_told_of_what_it_cannot_see_itself(service: Running) -> No
             pass
         with pytest.raises(MalformedRequest), client.importing("nowhere", {"name": "else", "dim": 3}):
             pass
+
+
+def test_a_share_for_a_table_that_is_not_there_is_told_of_and_counts_once_it_is(tmp_path: Path) -> None:
+    extra = '[[table]]\nname = "item"\ndim = 4\n'
+    with running(tmp_path, extra, {"EMBCACHE_WARM__FIXED": "itme=1MiB"}) as service:
+        assert service.ask(get("/v1/tables")).json()["not_there"] == {"warm.fixed": ["itme"]}
+        assert "warm.fixed names table 'itme', which is not there (the nearest name is 'item')" in service.log()
+        assert service.ask(put("/v1/tables/itme", {"dim": 4})).status == 201
+        assert service.ask(get("/v1/tables")).json()["not_there"] == {}
