@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.errors import DeadlineExceeded, HistoryChanged, MissingRows, StorageCorrupt
-from embcache.host import expiry, probe
+from embcache.host import expiry, express, probe
 from embcache.host.expiring import take_current
-from embcache.host.express import tile_room
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
 from embcache.host.rows import Q8, convert_rows, fill_uniform
@@ -242,7 +241,9 @@ class Lookup:
             self._statuses.append(buffer[place.status : place.status + query.ids.size])
             begin += query.ids.size
         if self._formed:
-            self._tile = _scratch(max(tile_room(self._views[index].spec.row_bytes) for index, *_ in self._formed))
+            self._tile = _scratch(
+                max(express.tile_room(self._views[index].spec.row_bytes) for index, *_ in self._formed)
+            )
             self._forms[:, TILE] = address_of(self._tile)
 
     def _ask_hot(self, keep: object) -> Question | None:
@@ -296,7 +297,7 @@ class Lookup:
         form = self._forms[index]
         form[:] = (
             *(view.spec.dtype_code, self._wire, view.spec.dim, pooling, units, lengths, weights),
-            *(*places, address_of(done), units, 0),
+            *(*places, address_of(done), units, 0, express.address()),
         )
         self._segments[index, FORM] = address_of(form)
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from embcache.gpu.layout import BAGS, BYTES, COPY, EXPRESS, MOVE, MOVE_ROWS, TILE
 from embcache.host import segment
-from embcache.host.jit import kernel
-from embcache.host.machine import load_i32, load_u32, store_i32, store_u8, store_u32, store_u64
-from embcache.host.rows import copy_bytes
+from embcache.host.jit import kernel, part
+from embcache.host.machine import copy_bytes, load_i32, load_u32, store_i32, store_u8, store_u32, store_u64
 
 # Columns of a question. Addresses: ids u64 [n]; out, where rows go; status u8 [n]; misses i32 [n], where places of ids
 # go that were not found; scale and bias f32, where the output is q8; and of bags lengths u32 [b], weights f32 [n] or 0,
@@ -38,7 +37,7 @@ def bags_a_tile(ids: int, bags: int) -> int:
     return max(1, -(-bags // MOST_TILES), bags * _BAG_IDS // max(ids, 1)) if bags else 1
 
 
-@kernel
+@part
 def _put(tile, question, first, count, bag, bags, scratch):
     """Write one tile: `count` ids from `first` on, or `bags` bags from `bag` on, which hold them."""
     form = question[FORM]
@@ -92,7 +91,7 @@ def cut(questions, row_step, bag_step, tiles):
     return made
 
 
-@kernel
+@part
 def _list_all(question):
     for i in range(question[COUNT]):
         store_i32(question[MISSES] + 4 * i, np.int32(i))
@@ -131,7 +130,7 @@ def gather_misses(questions, row_step, bag_step, tiles, missed, left):
     return total
 
 
-@kernel
+@part
 def _line(at, nbytes):
     """The first cache line behind `nbytes` bytes at an address."""
     return at + (nbytes + 63) // 64 * 64

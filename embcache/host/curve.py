@@ -28,7 +28,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, kernel, part
 from embcache.host.layout import SET_BYTES, WAYS
 from embcache.host.machine import load_relaxed, load_u64
 from embcache.host.reports import is_sampled, may_be_below, slot_of, slots_below, tags_below
@@ -68,7 +68,7 @@ def _add(tree, moment, by):
         place += place & -place
 
 
-@kernel
+@part
 def _number_anew(tree, owners, moments, counts):
     """Give the ids the first moments, in their order."""
     following = 0
@@ -85,7 +85,7 @@ def _number_anew(tree, owners, moments, counts):
     counts[NEXT] = following
 
 
-@kernel
+@part
 def _follow(key, h, keys, moments, tree, owners, seen, counts):
     """An access to an id that is followed."""
     at = np.int64(h & np.uint64(MAP - 1))
@@ -122,7 +122,7 @@ def follow_ids(ids, below, keys, moments, tree, owners, seen, counts):
             _follow(np.uint64(ids[i]), h, keys, moments, tree, owners, seen, counts)
 
 
-@kernel
+@part
 def _follow_slot(region, slot, below, keys, moments, tree, owners, seen, counts):
     """A slot was hit that may hold an id which is followed."""
     index, way = slot // WAYS, slot % WAYS

@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, part
 from embcache.host.layout import LINE, WAYS
 from embcache.host.machine import load_u8, load_u16, prefetch, store_u8, store_u16
 from embcache.host.memory import address_of
@@ -153,7 +153,7 @@ def remember_id(notes, first, h):
     store_u8(line + _NEXT_GHOST, np.uint8((following - _GHOSTS) // 2))
 
 
-@kernel
+@part
 def came_back(notes, first, h):
     """Whether an id left a short while ago, as far as one can tell; it is no ghost any more."""
     line, wanted, found = line_of(notes, first), _fingerprint(h), False
@@ -180,7 +180,7 @@ def _oldest(line, now):
     return small, small_age, main, main_age
 
 
-@kernel
+@part
 def choose_victim(notes, first, second, counters):
     """The way whose row leaves, of two full sets: (set index, way). Rows that are spared are noted as such."""
     now = _tick(counters)
@@ -220,7 +220,7 @@ def age_elsewhere(old_notes, index, way, old_counters, scale):
     return min(np.int64(age * scale), np.int64(_TICKS))
 
 
-@kernel
+@part
 def take_ghosts(old_notes, old_sets, notes, sets, begin, end):
     """Take over the ghosts of the sets [begin, end) of an older region of the same table, as far as there is room.
 

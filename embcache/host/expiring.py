@@ -6,8 +6,8 @@ import numpy as np
 
 from embcache.host.expiry import NEVER, UNSAID
 from embcache.host.jit import inlined, kernel
-from embcache.host.machine import load_u8, load_u64, store_u8
-from embcache.host.rows import add_row, copy_bytes
+from embcache.host.machine import load_u8, load_u64, move_bytes, store_u8
+from embcache.host.rows import add_row
 from embcache.host.segment import COLD, HOT, MISSING, WARM
 from embcache.spec import EXPIRY_BYTES
 
@@ -31,7 +31,7 @@ def take_current(rows, count, row_bytes, status, at, default_row, out):
         if code in (HOT, WARM, COLD) and is_over(np.uint64(load_u64(row + width)), np.uint64(at)):
             store_u8(status + i, np.uint8(MISSING))
             row = default_row
-        copy_bytes(out + i * width, row, width)  # forwards, to a lower place: what is written over was read
+        move_bytes(out + i * width, row, width)
 
 
 @kernel
@@ -47,7 +47,8 @@ def add_expiring(sums, expiries, places, deltas, times, given, first, defaults):
     for i in range(places.shape[0]):
         place = places[i]
         if is_over(expiries[place], times[i]):
-            sums[place] = defaults[place]
+            for j in range(sums.shape[1]):  # no slice, see rehearsing.py
+                sums[place, j] = defaults[place, j]
             expiries[place] = first[i]
         saturated += add_row(sums[place], deltas[i])
         if given[i] != np.uint64(UNSAID):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import compiled_at, inlined, part
 from embcache.host.layout import LINE
-from embcache.host.machine import load_i64, load_u8, load_u32, store_i64, store_u8
+from embcache.host.machine import copy_bytes, load_i64, load_u8, load_u32, store_i64, store_u8
 from embcache.host.pool import pool_bag
-from embcache.host.rows import convert_rows, copy_bytes, row_bytes_of, values_bytes_of
+from embcache.host.rows import PIECE, convert_within, row_bytes_of, values_bytes_of
 from embcache.host.segment import (
     BIAS,
     DIM,
@@ -25,6 +25,7 @@ from embcache.host.segment import (
     RESULTS,
     SCALE,
     STORED,
+    TILE,
     UNITS,
     WARM,
     WEIGHTS,
@@ -35,8 +36,25 @@ TILE_BYTES = 1 << 16
 
 
 def tile_room(row_bytes: int) -> int:
-    """Bytes that a tile of such rows needs: a row at least, and a cache line to begin with one."""
-    return max(TILE_BYTES, row_bytes) + LINE
+    """Bytes that a tile of such rows needs: a row at least, a cache line to begin with one, and room to convert in."""
+    return max(TILE_BYTES, row_bytes) + LINE + 4 * max(2 * row_bytes, PIECE)  # a row has no more values than bytes
+
+
+def address() -> int:
+    """Where `express` stands, for forms: compiled, or loaded, on the first call."""
+    return compiled_at(express, 7)
+
+
+@inlined
+def begin_of(form):
+    """Where a form's tile begins: on a cache line."""
+    return (load_i64(form + 8 * TILE) + LINE - 1) // LINE * LINE
+
+
+@inlined
+def _scratch_of(form, row_bytes):
+    """Behind its rows, where there is room to convert."""
+    return begin_of(form) + max(TILE_BYTES, row_bytes)
 
 
 @inlined
@@ -46,7 +64,7 @@ def _length(form, unit):
     return np.int64(load_u32(lengths + 4 * unit)) if lengths != 0 else 1
 
 
-@kernel
+@part
 def tile_from(form, first, most):
     """(results, ids) of the tile that begins with a result: of at most so many ids, or one result."""
     units, ids = np.int64(0), np.int64(0)
@@ -59,7 +77,7 @@ def tile_from(form, first, most):
     return units, ids
 
 
-@kernel
+@part
 def forget_all(form):
     """No result is done."""
     for unit in range(load_i64(form + 8 * UNITS)):
@@ -82,8 +100,8 @@ def _places(form, unit):
     return values, load_i64(form + 8 * SCALE) + 4 * unit, load_i64(form + 8 * BIAS) + 4 * unit
 
 
-@kernel
-def express_rows(form, first, units, rows, status, kept):
+@part
+def _express_rows(form, first, units, rows, status, kept):
     """Convert a tile's rows, beginning with the result `first`; -> how many are not done.
 
     rows, status: of the tile's ids, NO_STATUS where one is left; kept: where the rows of results go that are not done;
@@ -98,7 +116,8 @@ def express_rows(form, first, units, rows, status, kept):
             _keep(done + unit, kept + unit * row_bytes, rows + unit * row_bytes, row_bytes)
             undone += 1
     values, scale, bias = _places(form, first)
-    convert_rows(stored, wire, dim, rows, units, values, scale, bias, done, np.int64(0))
+    scratch = _scratch_of(form, row_bytes)
+    convert_within(stored, wire, dim, rows, units, values, scale, bias, done, np.int64(0), scratch)
     return undone
 
 
@@ -110,13 +129,12 @@ def _is_answered(status, ids):
     return i == ids
 
 
-@kernel
-def express_bags(form, first, units, before, rows, status, kept):
+@part
+def _express_bags(form, first, units, before, rows, status, kept):
     """Pool a tile's bags, in the same words; before: how many ids the bags before `first` have."""
     stored, dim, weights = load_i64(form + 8 * STORED), load_i64(form + 8 * DIM), load_i64(form + 8 * WEIGHTS)
     row_bytes, done, undone = row_bytes_of(stored, dim), load_i64(form + 8 * DONE), np.int64(0)
-    held = np.empty(2 * dim, np.float32)
-    scratch = np.int64(held.ctypes.data)
+    scratch = _scratch_of(form, row_bytes)
     i = np.int64(0)
     for unit in range(first, first + units):
         ids, at = _length(form, unit), rows + i * row_bytes
@@ -129,5 +147,13 @@ def express_bags(form, first, units, before, rows, status, kept):
             _keep(done + unit, kept + i * row_bytes, at, ids * row_bytes)
             undone += 1
         i += ids
-    held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
     return undone
+
+
+def express(form, first, units, before, rows, status, kept):
+    """Make the results of a tile; -> how many are not done. Called by its address, since it needs as much code as all
+    that comes before it; `before` counts for bags.
+    """
+    if load_i64(form + 8 * LENGTHS) == 0:
+        return _express_rows(form, first, units, rows, status, kept)
+    return _express_bags(form, first, units, before, rows, status, kept)

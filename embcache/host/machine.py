@@ -176,6 +176,41 @@ def copy_line(_context: Any, _target: Any, _source: Any) -> Any:
 
 
 @intrinsic
+def copy_bytes(_context: Any, _target: Any, _source: Any, _count: Any) -> Any:
+    """Copy bytes between places that do not overlap, by the C library: a loop would be compiled wherever it stands."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        target, source = (_pointer(builder, address, ir.IntType(8)) for address in arguments[:2])
+        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def move_bytes(_context: Any, _target: Any, _source: Any, _count: Any) -> Any:
+    """The same between places that may overlap."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        target, source = (_pointer(builder, address, ir.IntType(8)) for address in arguments[:2])
+        cgutils.raw_memmove(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def call_at(_context: Any, _address: Any, _1: Any, _2: Any, _3: Any, _4: Any, _5: Any, _6: Any, _7: Any) -> Any:
+    """Call what jit.compiled_at has compiled, a function of seven int64; -> an int64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        function = builder.inttoptr(arguments[0], ir.FunctionType(_I64, [_I64] * 7).as_pointer())
+        return builder.call(function, arguments[1:])
+
+    return types.int64(*(types.int64,) * 8), generate
+
+
+@intrinsic
 def claim(_context: Any, _address: Any, _count: Any) -> Any:
     """Add to a word atomically (relaxed) and return what it held."""
 

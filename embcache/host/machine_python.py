@@ -10,9 +10,13 @@ import ctypes
 
 import numpy as np
 
+from embcache.host.jit import function_at
+
 __all__ = [
     "bits_float",
+    "call_at",
     "claim",
+    "copy_bytes",
     "copy_line",
     "fence_acquire",
     "fence_release",
@@ -28,6 +32,7 @@ __all__ = [
     "load_u64",
     "lowest_bit",
     "match_line",
+    "move_bytes",
     "pause",
     "prefetch",
     "store_i32",
@@ -131,6 +136,17 @@ def lowest_bit(mask: int) -> np.int64:
 
 def copy_line(target: int, source: int) -> None:
     ctypes.memmove(int(target), int(source), 64)
+
+
+def move_bytes(target: int, source: int, count: int) -> None:
+    ctypes.memmove(int(target), int(source), int(count))
+
+
+def call_at(address: int, *arguments: int) -> np.int64:
+    return np.int64(function_at(int(address))(*arguments))
+
+
+copy_bytes = move_bytes
 
 
 def claim(address: int, count: int) -> np.uint64:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import kernel
+from embcache.host.jit import kernel, part
 from embcache.host.lanes import add_weighted, divide_values
 from embcache.host.machine import bits_float, load_u8, load_u32, store_u32
 from embcache.host.rows import F32, Q8, decode_row, encode_values, quantise, row_bytes_of, values_bytes_of
@@ -13,7 +13,7 @@ from embcache.host.segment import COLD, HOT, NEAR, WARM
 SUM, MEAN = 0, 1
 
 
-@kernel
+@part
 def pool_bag(stored, dim, rows, status, count, weights, pooling, wire, out, scale, bias, scratch):
     """Write the row of one bag of `count` ids; rows, status, weights, out, scale and bias as of `pool_bags`.
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host.express import TILE_BYTES, express_bags, express_rows, forget_all, tile_from
-from embcache.host.jit import inlined, kernel
+from embcache.host.express import TILE_BYTES, begin_of, forget_all, tile_from
+from embcache.host.jit import inlined, kernel, merged, part
 from embcache.host.layout import (
     DIRECTORY,
     ENTRY_ABSENT,
@@ -31,11 +31,12 @@ from embcache.host.layout import (
     HEAD_ALIVE,
     HEAD_GENERATION,
     HEAD_POSITION,
-    LINE,
     SET_BYTES,
     WAYS,
 )
 from embcache.host.machine import (
+    call_at,
+    copy_bytes,
     fence_acquire,
     load_acquire,
     load_i32,
@@ -46,26 +47,24 @@ from embcache.host.machine import (
     store_i64,
     store_u8,
 )
-from embcache.host.rows import copy_bytes
 from embcache.host.segment import (
     COLD,
     COUNT,
     DEFAULT_ROW,
     ENTRY,
+    EXPRESS,
     FAILED,
     FORM,
     IDS,
     KEPT,
     LATE,
     LEFT,
-    LENGTHS,
     MISSES,
     MISSING,
     NO_STATUS,
     OUT,
     ROW_BYTES,
     STATUS,
-    TILE,
     UNITS,
     VERSION,
     WARM,
@@ -76,7 +75,7 @@ from embcache.host.sweep import NOTE_BYTES, keep_in_list, sweep_first, sweep_lis
 Segments = NDArray[np.int64]
 
 
-@kernel
+@part
 def _settle(segment, i, place):
     """Look for the segment's i-th id with all care; -> whether it is answered, by a row or as absent."""
     key, out = np.uint64(load_u64(segment[IDS] + 8 * i)), segment[OUT] + i * segment[ROW_BYTES]
@@ -93,7 +92,7 @@ def _settle(segment, i, place):
     return False
 
 
-@kernel
+@part
 def _probe_rows(listed, segment, place, ring, ring_mask, tick, notes):
     """Look up a segment's ids under one view of its directory entry; -> how many are left."""
     misses = segment[MISSES]
@@ -119,28 +118,25 @@ def _mark_left(begin, end, segment, before):
         store_u8(segment[STATUS] + i, np.uint8(NO_STATUS))
 
 
-@kernel
+@merged
 def _probe_tiles(listed, segment, place, ring, ring_mask, tick, notes):
     """`_probe_rows` for a segment with a form: results are made of a tile's rows before those of the next are found.
 
-    listed: False, but no constant, of which Numba would make another kernel.
+    listed: False, but no constant, of which Numba would make another function.
     """
-    form, row_bytes, part = segment[FORM], segment[ROW_BYTES], segment.copy()
+    form, row_bytes, piece = segment[FORM], segment[ROW_BYTES], segment.copy()
     most = max(TILE_BYTES // row_bytes, 1)
-    tile = (load_i64(form + 8 * TILE) + LINE - 1) // LINE * LINE
+    tile = begin_of(form)
     first, before, left, undone = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     while first < load_i64(form + 8 * UNITS):
         units, ids = tile_from(form, first, most)
         kept = segment[OUT] + before * row_bytes
-        part[COUNT], part[IDS] = ids, segment[IDS] + 8 * before
-        part[STATUS], part[MISSES] = segment[STATUS] + before, segment[MISSES] + 4 * left
-        part[OUT] = tile if ids <= most else kept
-        here = _probe_rows(listed, part, place, ring, ring_mask, tick, notes)
+        piece[COUNT], piece[IDS] = ids, segment[IDS] + 8 * before
+        piece[STATUS], piece[MISSES] = segment[STATUS] + before, segment[MISSES] + 4 * left
+        piece[OUT] = tile if ids <= most else kept
+        here = _probe_rows(listed, piece, place, ring, ring_mask, tick, notes)
         _mark_left(left, left + here, segment, before)
-        if load_i64(form + 8 * LENGTHS) == 0:
-            undone += express_rows(form, first, units, part[OUT], part[STATUS], kept)
-        else:
-            undone += express_bags(form, first, units, before, part[OUT], part[STATUS], kept)
+        undone += call_at(load_i64(form + 8 * EXPRESS), form, first, units, before, piece[OUT], piece[STATUS], kept)
         first, before, left = first + units, before + ids, left + here
     store_i64(form + 8 * KEPT, undone)
     return left
@@ -159,7 +155,7 @@ def _place(arena, entry):
     )
 
 
-@kernel
+@merged
 def _probe_segment(listed, arena, segment, ring, ring_mask, tick, notes):
     """Look up one segment, again if its region was replaced meanwhile; -> how many ids are left.
 
@@ -193,8 +189,16 @@ def _probe_segment(listed, arena, segment, ring, ring_mask, tick, notes):
 
 
 @kernel
-def _probe(listed, arena, segments, ring, ring_mask, tick):
-    """`probe` and `probe_listed` in one, so that the sweeps are compiled once."""
+def _probe(listed, arena, segments, ring, ring_mask, tick, generation, position_at):
+    """`probe`, `probe_listed` and `probe_now` in one, so that the sweeps are compiled once; position_at: 0 for two."""
+    if position_at != 0:
+        if load_acquire(arena + HEAD_ALIVE) != np.uint64(1):
+            return np.int64(-1)
+        if load_acquire(arena + HEAD_GENERATION) != np.uint64(generation):
+            return np.int64(-1)
+        position = np.uint64(load_acquire(arena + HEAD_POSITION))
+        for i in range(8):
+            store_u8(position_at + i, np.uint8(position >> np.uint64(56 - 8 * i)))
     noted = np.empty(NOTE_BYTES, np.uint8)
     notes = np.int64(noted.ctypes.data)
     left = np.int64(0)
@@ -214,7 +218,7 @@ def probe(arena: int, segments: Segments, ring: int, ring_mask: np.uint64, tick:
     rows of results that are done are not at OUT.
     ring: address of the reader's use ring, of ring_mask + 1 words; tick: any number that changes from call to call.
     """
-    left: int = _probe(False, arena, segments, ring, ring_mask, tick)
+    left: int = _probe(False, arena, segments, ring, ring_mask, tick, 0, 0)
     return left
 
 
@@ -223,21 +227,8 @@ def probe_listed(arena: int, segments: Segments, ring: int, ring_mask: np.uint64
 
     LEFT and MISSES are rewritten to what is left now; nothing is written at places that were not listed.
     """
-    left: int = _probe(True, arena, segments, ring, ring_mask, tick)
+    left: int = _probe(True, arena, segments, ring, ring_mask, tick, 0, 0)
     return left
-
-
-@kernel
-def _probe_now(listed, arena, segments, ring, ring_mask, tick, generation, position_at):
-    """`probe_now`. listed: False, but no constant, of which Numba would make another kernel."""
-    if load_acquire(arena + HEAD_ALIVE) != np.uint64(1):
-        return np.int64(-1)
-    if load_acquire(arena + HEAD_GENERATION) != np.uint64(generation):
-        return np.int64(-1)
-    position = np.uint64(load_acquire(arena + HEAD_POSITION))
-    for i in range(8):
-        store_u8(position_at + i, np.uint8(position >> np.uint64(56 - 8 * i)))
-    return np.int64(_probe(listed, arena, segments, ring, ring_mask, tick))
 
 
 def probe_now(
@@ -253,7 +244,7 @@ def probe_now(
 
     Else the applied position as it is before, u64 big-endian, goes to the address `position_at`.
     """
-    left: int = _probe_now(False, arena, segments, ring, ring_mask, tick, generation, position_at)
+    left: int = _probe(False, arena, segments, ring, ring_mask, tick, generation, position_at)
     return left
 
 

@@ -7,11 +7,17 @@ import numpy as np
 
 from embcache.host.expiring import is_over
 from embcache.host.expiry import UNSAID
-from embcache.host.jit import kernel
+from embcache.host.jit import inlined, kernel
 from embcache.host.rows import add_row
 
 ABSENT, FOUND, DAMAGED = 0, 1, 2  # states of rows
 ASSIGN, ADD, DELETE = 0, 1, 2  # ops
+
+
+@inlined
+def _copy(row, other):
+    for j in range(row.shape[0]):  # no slice: the words of an error that it may raise take seconds to compile
+        row[j] = other[j]
 
 
 @kernel
@@ -31,11 +37,11 @@ def rehearse(values, expiries, states, defaults, places, ops, rows, times, given
         elif op == ASSIGN or states[place] != DAMAGED:
             row = values[place]
             if op == ASSIGN:
-                row[:] = rows[i]
+                _copy(row, rows[i])
                 expiries[place] = first[i]
             else:
                 if states[place] == ABSENT or is_over(expiries[place], times[i]):
-                    row[:] = defaults[place]
+                    _copy(row, defaults[place])
                     expiries[place] = first[i]
                 add_row(row, rows[i])
                 if given[i] != np.uint64(UNSAID):

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, kernel, part
 from embcache.host.lanes import bounds_of, narrow_bf16, narrow_codes, narrow_f16, widen_bf16, widen_codes, widen_f16
 from embcache.host.machine import (
     bits_float,
+    copy_bytes,
     copy_line,
     float_bits,
     load_u8,
     load_u32,
-    load_u64,
     store_u8,
     store_u32,
-    store_u64,
 )
 
 F32, F16, BF16, Q8 = 0, 1, 2, 3
@@ -48,21 +47,16 @@ def row_bytes_of(dtype, dim):
 
 
 @inlined
-def copy_bytes(target, source, count):
-    """Copy `count` bytes between places that do not overlap: by cache lines, words, then bytes."""
-    lines = count >> 6
-    for line in range(lines):
-        copy_line(target + 64 * line, source + 64 * line)
-    done = lines << 6
-    while count - done >= 8:
-        store_u64(target + done, load_u64(source + done))
-        done += 8
-    while done < count:
-        store_u8(target + done, load_u8(source + done))
-        done += 1
+def copy_lines(target, source, count):
+    """`copy_bytes` for a row on the hot path: whole cache lines without a call, then what is left."""
+    whole = count & -64
+    for at in range(0, whole, 64):
+        copy_line(target + at, source + at)
+    if whole < count:
+        copy_bytes(target + whole, source + whole, count - whole)
 
 
-@kernel
+@part
 def decode_row(dtype, row, dim, values):
     """Write the f32 values of the encoded row at address `row`."""
     if dtype == F16:
@@ -75,7 +69,7 @@ def decode_row(dtype, row, dim, values):
         copy_bytes(values, row, 4 * dim)
 
 
-@kernel
+@part
 def encode_values(dtype, values, dim, out):
     """Write f32 values as f32, f16 or bf16 at address `out`."""
     if dtype == F16:
@@ -99,7 +93,7 @@ def _bounds(values, dim):
     return low, high
 
 
-@kernel
+@part
 def quantise(values, dim, codes, scale_at, bias_at):
     """Write a row's q8 form: u8 codes, f32 scale and bias, each at its address."""
     low, high = _bounds(values, dim)
@@ -117,7 +111,7 @@ def quantise(values, dim, codes, scale_at, bias_at):
             store_u8(codes + j, np.uint8(0))
 
 
-@kernel
+@part
 def encode_row(dtype, values, dim, row):
     """Write the encoded row of f32 values at address `row`."""
     if dtype == Q8:
@@ -126,7 +120,7 @@ def encode_row(dtype, values, dim, row):
         encode_values(dtype, values, dim, row)
 
 
-@kernel
+@part
 def uniform_row(identifier, bound, dim, values):
     """The uniform default row of an id: SplitMix64 (Steele et al., 2014) seeded by the id, in (-bound, bound)."""
     state = np.uint64(identifier)
@@ -157,7 +151,7 @@ def decode_all(dtype, rows, row_bytes, out):
         decode_row(dtype, rows + i * row_bytes, out.shape[1], values + 4 * i * out.shape[1])
 
 
-@kernel
+@part
 def add_row(row, delta):
     """Add a finite delta f32 [dim] to a row f32 [dim]; -> how many sums were beyond f32 and became its largest."""
     saturated = 0
@@ -187,16 +181,13 @@ def _is_skipped(i, status, skip):
     return status != 0 and load_u8(status + i) == skip
 
 
-@kernel
-def convert_rows(stored, wire, dim, rows, count, out, scale, bias, status, skip):
-    """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases.
+@part
+def convert_within(stored, wire, dim, rows, count, out, scale, bias, status, skip, scratch):
+    """`convert_rows` with scratch, the address of f32 [max(dim, PIECE)].
 
-    status: the address of u8 [count]: rows whose status is `skip` are at `out` already, and are left alone; or 0.
     Without q8, rows that lie one behind the other are converted as one.
     """
     row_bytes, out_bytes, with_q8 = row_bytes_of(stored, dim), values_bytes_of(wire, dim), Q8 in (stored, wire)
-    held = np.empty(max(dim, PIECE), np.float32)
-    scratch = np.int64(held.ctypes.data)
     i = np.int64(0)
     while i < count:
         begin = i
@@ -224,6 +215,17 @@ def convert_rows(stored, wire, dim, rows, count, out, scale, bias, status, skip)
                     quantise(scratch, here, target, scale + 4 * begin, bias + 4 * begin)
                 else:
                     encode_values(wire, scratch, here, target + 2 * j)
+
+
+@kernel
+def convert_rows(stored, wire, dim, rows, count, out, scale, bias, status, skip):
+    """Encoded rows [count] at an address in the wire's form: values at `out`, and for q8 its scales and biases.
+
+    status: the address of u8 [count]: rows whose status is `skip` are at `out` already, and are left alone; or 0.
+    """
+    held = np.empty(max(dim, PIECE), np.float32)
+    scratch = np.int64(held.ctypes.data)
+    convert_within(stored, wire, dim, rows, count, out, scale, bias, status, skip, scratch)
     held[0] = 0  # Numba frees an array after its last use, and an address taken from it is none
 
 

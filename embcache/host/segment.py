@@ -18,7 +18,8 @@ STORED, WIRE, DIM, POOLING, UNITS, LENGTHS, WEIGHTS = range(7)
 # where they go, and u8 [UNITS] that are 1 for those that did; the others' rows are at OUT. KEPT is how many those are.
 RESULTS, SCALE, BIAS, DONE, KEPT = range(7, 12)
 TILE = 12  # the address of as many bytes as express.tile_room says, to work in
-FORM_COLUMNS = 13
+EXPRESS = 13  # where the kernel stands that makes results (express.address)
+FORM_COLUMNS = 14
 
 MISSING, HOT, WARM, COLD, LATE, FAILED, NEAR = range(7)
 NO_STATUS = 255  # of an id that is left

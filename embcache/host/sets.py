@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, part
 from embcache.host.layout import SET_BYTES, WAYS
 from embcache.host.machine import (
     fence_acquire,
@@ -79,7 +79,7 @@ def _read_set(head, key):
     return np.int64(WAYS), np.uint64(1)
 
 
-@kernel
+@part
 def search(key, place):
     """Look for an id with all care, in both its sets and the absent marks: (what, set index, way, stamp)."""
     heads, count, _, _, absent, absent_count = place

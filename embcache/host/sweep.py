@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, part
 from embcache.host.layout import LINE, SET_BYTES, WAYS
 from embcache.host.machine import (
     claim,
@@ -35,7 +35,7 @@ from embcache.host.machine import (
     store_u8,
     store_u64,
 )
-from embcache.host.rows import copy_bytes
+from embcache.host.rows import copy_lines
 from embcache.host.segment import COUNT, ENTRY, IDS, MISSES, OUT, ROW_BYTES, STATUS, WARM
 from embcache.host.sets import FIRST, OCCUPIED, SECOND, hash_id, is_even, set_of
 
@@ -117,7 +117,7 @@ def _copy_row(out, row, row_bytes):
             copy_line(out + done + 64 * line, row + done + 64 * line)
         done += 256
     if done < row_bytes:
-        copy_bytes(out + done, row + done, row_bytes - done)
+        copy_lines(out + done, row + done, row_bytes - done)
 
 
 @inlined
@@ -220,7 +220,7 @@ def _sweep(listed, turn, count, segment, place, ring, ring_mask, tick, notes):
     return left
 
 
-@kernel
+@part
 def sweep_first(segment, place, ring, ring_mask, tick, notes):
     """Look for all ids of a segment in their first sets; -> how many are left, listed in MISSES.
 
@@ -229,7 +229,7 @@ def sweep_first(segment, place, ring, ring_mask, tick, notes):
     return _sweep(False, FIRST, segment[COUNT], segment, place, ring, ring_mask, tick, notes)
 
 
-@kernel
+@part
 def sweep_listed(turn, count, segment, place, ring, ring_mask, tick, notes):
     """Look for the first `count` ids that MISSES lists in their sets of a turn; -> how many are left.
 

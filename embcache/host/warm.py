@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from embcache.host import convert, probe
+from embcache.host import convert, express, probe
 from embcache.host.arena import Arena
 from embcache.host.curve import Curve
 from embcache.host.expiring import add_expiring, take_current
@@ -33,6 +33,7 @@ def warm_readers() -> None:
     probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8))
     probe.settle_found(segments[0], 0, np.zeros(0, np.uint8), HOT)
     status, out = np.zeros(_IDS.size, np.uint8), np.zeros((_IDS.size, _DIM), np.float32)
+    express.address()
     encoded, _ = convert.encode_rows(np.zeros((_IDS.size, _DIM), np.float32), F32)
     convert.decode_rows(encoded, F32, _DIM)
     rows, target = address_of(encoded), address_of(out)

@@ -33,9 +33,10 @@ from embcache.host.eviction import (
     tick_scale,
     use_of,
 )
-from embcache.host.jit import inlined, kernel
+from embcache.host.jit import inlined, kernel, part
 from embcache.host.layout import SET_BYTES, WAYS
 from embcache.host.machine import (
+    copy_bytes,
     fence_release,
     load_relaxed,
     load_u64,
@@ -46,7 +47,7 @@ from embcache.host.machine import (
     store_u64,
 )
 from embcache.host.reports import slot_of
-from embcache.host.rows import copy_bytes
+from embcache.host.rows import copy_lines
 from embcache.host.sets import (
     CHANGE_ONE,
     FIRST,
@@ -136,11 +137,11 @@ def _put(region, index, way, key, row):
     head = _head(region, index)
     stamp = _open(head)
     store_u64(_key_at(head, way), key)
-    copy_bytes(_row(region, index, way), row, region[4])
+    copy_lines(_row(region, index, way), row, region[4])
     _close(head, np.uint64(stamp | _bit(way)))
 
 
-@kernel
+@part
 def _clear(region, index, way):
     """Take the id out of a way; and out of its first set's spill count, if this was its second."""
     head = _head(region, index)
@@ -172,7 +173,7 @@ def _absent_set(region, key):
     return region[5] + index * SET_BYTES, index
 
 
-@kernel
+@part
 def _unmark(region, key):
     """Take away an id's absent mark; -> whether it had one."""
     at, _ = _absent_set(region, key)
@@ -205,7 +206,7 @@ def _move(region, index, way, other, first, free, notes):
     move_note(notes, index, way, other, free)
 
 
-@kernel
+@part
 def _move_one(region, index, notes):
     """Move one row of a full set to its other set, if one of these has a free way; -> the way it left, or 7."""
     for way in range(WAYS):
@@ -217,7 +218,7 @@ def _move_one(region, index, notes):
     return np.int64(WAYS)
 
 
-@kernel
+@part
 def _make_room(region, index, notes):
     """Make a free way in a full set by moving one row out, or one out of where that one goes; -> the way, or 7.
 
@@ -237,7 +238,7 @@ def _make_room(region, index, notes):
     return np.int64(WAYS)
 
 
-@kernel
+@part
 def _evict(region, index, way, notes, counters):
     """Take out a row that has to leave; its id is remembered for a while."""
     h = hash_id(_key(region, index, way))
@@ -248,7 +249,7 @@ def _evict(region, index, way, notes, counters):
     counters[HELD] -= 1
 
 
-@kernel
+@part
 def _room_for(region, first, second, notes, counters):
     """A way for a new id that no row has to leave: a free one, or one that a row can be moved out of; 7 for none."""
     for index in (first, second):
@@ -263,7 +264,7 @@ def _room_for(region, first, second, notes, counters):
     return first, np.int64(WAYS)
 
 
-@kernel
+@part
 def _place_for(region, first, second, notes, counters):
     """A way for a new id: one that no row has to leave, else that of a row which leaves for it."""
     index, way = _room_for(region, first, second, notes, counters)
@@ -273,7 +274,7 @@ def _place_for(region, first, second, notes, counters):
     return index, way
 
 
-@kernel
+@part
 def _insert(region, key, row, displace, notes, counters):
     """Put one row in, over its older self if there is one; -> where it came as a new one: (set index, way or 7).
 

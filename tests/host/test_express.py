@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embcache.host import probe
 from embcache.host.arena import Arena
 from embcache.host.convert import decode_rows, encode_rows
-from embcache.host.express import TILE_BYTES, tile_room
+from embcache.host.express import TILE_BYTES, address, tile_room
 from embcache.host.jit import JIT_ENABLED
 from embcache.host.memory import address_of
 from embcache.host.pool import MEAN, SUM, pool_bags
@@ -75,7 +75,8 @@ class Formed:
         arrays = (lengths, weights, self.results, self.scale, self.bias, self.done)
         at = [0 if array is None else address_of(array) for array in arrays]
         self.tile = np.empty(tile_room(filled.held.table.row_bytes), np.uint8)
-        self.form = np.array([filled.stored, wire, DIM, pooling, count, *at, -1, address_of(self.tile)], np.int64)
+        last = (-1, address_of(self.tile), address())
+        self.form = np.array([filled.stored, wire, DIM, pooling, count, *at, *last], np.int64)
         assert self.form.size == FORM_COLUMNS
         self.asked.segment[FORM] = address_of(self.form)
         self._ring = private_ring()

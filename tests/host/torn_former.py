@@ -13,9 +13,8 @@ import sys
 
 import numpy as np
 
-from embcache.host import probe
+from embcache.host import express, probe
 from embcache.host.arena import Arena
-from embcache.host.express import tile_room
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM
 from embcache.host.ring import MASK, private_ring
@@ -29,7 +28,7 @@ arena_fd, entry, version, id_count = map(int, sys.argv[1:])
 arena, ring = Arena.adopt(arena_fd, writable=False), private_ring()
 random = np.random.default_rng(arena_fd)
 dim, seen = ROW_BYTES // 4, 0
-tile = np.empty(tile_room(ROW_BYTES), np.uint8)
+tile = np.empty(express.tile_room(ROW_BYTES), np.uint8)
 warm_readers()  # else it compiles while the writer writes
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
@@ -39,7 +38,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     results, done = np.zeros((lengths.size, dim), np.float32 if bags else np.float16), np.zeros(lengths.size, np.uint8)
     asked = Asked(entry, version, ROW_BYTES, ids)
     wire, lengths_at = (F32, address_of(lengths)) if bags else (F16, 0)
-    places = (address_of(results), 0, 0, address_of(done), 0, address_of(tile))
+    places = (address_of(results), 0, 0, address_of(done), 0, address_of(tile), express.address())
     form = np.array([F32, wire, dim, SUM, lengths.size, lengths_at, 0, *places], np.int64)
     asked.segment[FORM] = address_of(form)
     probe.probe(arena.address, asked.segment.reshape(1, -1), ring.address, MASK, np.uint64(seen))
