@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embcache.cli import app
 from embcache_storage.rocks import RocksStore
+from tests.commands import Run
 from tests.owner.support import ITEM, OwnerThread, fill, rows_of, some_ids
 from tests.owner.test_snapshots import put
 
 IDS = some_ids(100)
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["embcache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_there_and_back(run: Run, tmp_path: Path) -> None:

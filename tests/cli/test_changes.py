@@ -262,7 +262,7 @@ def test_what_is_set_aside_is_said(run: Run, service: Running, stopped: list[obj
     """A table with a limit takes the file, and says that not all of it is there."""
     place = stopped if stops else ["--url", service.url]
     done = run("apply", "limited", some, *place)
-    assert (done.code, "1 batches of producer apply.limited are set aside" in done.err) == (0, True), done
+    assert (done.code, "set aside: 1 batch of producer apply.limited" in done.err) == (0, True), done
     assert run("quarantine", "list", *place).out.splitlines()[1].split()[3] == "apply.limited"
 
 
