@@ -1,8 +1,9 @@
 """What host and kernels agree on: constants, and the structs that cross between them. No code touches memory here.
 
-    pool     sets: set_count x 576 bytes, each a header and 32 slots; then rows: 32 a set, `stride` bytes apart
+    pool     sets: set_count x 768 bytes, each a header, 32 slots and queues; then rows: 32 a set, `stride` bytes apart
     header   64 bytes: 32 digests, then 32 bytes of use
     slot     16 bytes: id low u32, id high u32, table version u32, flags u32
+    queues   192 bytes: when each way's row came, 32 u16; the set's clock and next ghost, u16 each; 62 ghosts, u16
 
 A digest is EMPTY, IN_FLUX (a writer is at work, readers pass by), or a byte of the id's hash. A stride is a multiple of
 32 bytes, a sector, so that no two rows share one.
@@ -17,14 +18,22 @@ from embcache.host.segment import HOT
 WAYS = 32
 HEADER_BYTES = 64
 SLOT_BYTES = 16
-SET_BYTES = HEADER_BYTES + WAYS * SLOT_BYTES
+GHOSTS = 62  # of a set: ids that left it last
+QUEUE_BYTES = 2 * WAYS + 4 + 2 * GHOSTS
+SET_BYTES = HEADER_BYTES + WAYS * SLOT_BYTES + QUEUE_BYTES
 SECTOR = 32
 
 EMPTY, IN_FLUX = 0, 255  # digests
 PINNED = 1  # a flag of a slot: no other row pushes it out
 NEW, PUSHED_OUT, REFUSED, REPLACED = range(4)  # what becomes of an id that is to come in
-MOST_USE, FIRST_USE = 15, 1
-SAMPLE = 32  # one hit in so many is noted as use
+
+# Which row leaves, see kernels/queues.cu.
+MOST_USE = 3  # hits that are counted of a row
+USE_TO_STAY = 2  # that take a row from the small queue into the main one
+SMALL_WAYS = 3  # of the small queue, before one of them has to go rather than one of the main queue
+NOTED_TILES = 128  # of a launch: all hits of so many are noted as use, of more of them a part
+SAMPLE = 32  # one hit in so many at the least
+KEEP, ESTABLISHED = 1, 2  # how rows come in: over their older selves or not; into which queue
 NO_ROW = 0xFFFFFFFF
 
 # What a tile wants: rows as they are stored, in whole 16-byte pieces or of any size; rows in the wire's form; bags.
@@ -56,7 +65,9 @@ POOL = np.dtype([("sets", np.uint64), ("rows", np.uint64), ("set_count", np.uint
 
 DEFINES = {
     **{name: globals()[name] for name in ("WAYS", "HEADER_BYTES", "SET_BYTES", "EMPTY", "IN_FLUX", "PINNED")},
-    **{name: globals()[name] for name in ("MOST_USE", "FIRST_USE", "SAMPLE", "COPY", "BYTES", "EXPRESS", "BAGS")},
+    **{name: globals()[name] for name in ("COPY", "BYTES", "EXPRESS", "BAGS")},
+    **{name: globals()[name] for name in ("SLOT_BYTES", "GHOSTS", "MOST_USE", "USE_TO_STAY", "SMALL_WAYS")},
+    **{name: globals()[name] for name in ("NOTED_TILES", "SAMPLE", "KEEP", "ESTABLISHED")},
     **{name: globals()[name] for name in ("NEW", "PUSHED_OUT", "REFUSED", "REPLACED")},
     **{"SUM": SUM, "MEAN": MEAN, "HOT": HOT},
     **{"TILE_BYTES": TILE.itemsize, "CONTROL_BYTES": CONTROL.itemsize, "POOL_BYTES": POOL.itemsize},

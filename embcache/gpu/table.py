@@ -20,7 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embcache.gpu.device import NO_MEMORY, Device, DeviceError, Memory, Stream
-from embcache.gpu.layout import PINNED, POOL, PUSHED_OUT, REFUSED, REPLACED, SET_BYTES, SLOT_BYTES, WAYS, stride_of
+from embcache.gpu.layout import (
+    ESTABLISHED,
+    KEEP,
+    PINNED,
+    POOL,
+    PUSHED_OUT,
+    REFUSED,
+    REPLACED,
+    SET_BYTES,
+    SLOT_BYTES,
+    WAYS,
+    stride_of,
+)
 from embcache.gpu.pools import MAX_POOLS, Pool, as_array, divide
 from embcache.host.memory import address_of
 
@@ -38,6 +50,8 @@ _PROBLEMS = {
     2: "ids in a set that is not theirs",
     3: "ids that stand twice in a set",
     4: "ways left in flux",
+    6: "rows of more use than is counted",
+    7: "sets whose clock or next ghost is none",
 }
 
 
@@ -46,7 +60,8 @@ class Change(NamedTuple):
 
     insert: whether rows come in that are not here; else only those that are here are written anew. keep: whether those
     that are here stay as they are, and no lookup misses them meanwhile; unless others of the change push them out, and
-    they come in again. pinned: whether no other row may push them out.
+    they come in again. pinned: whether no other row may push them out. use: of rows that are known to be in use, and so
+    begin in the main queue (kernels/queues.cu), how many hits they begin with, up to MOST_USE; None of others.
     """
 
     version: int
@@ -56,6 +71,7 @@ class Change(NamedTuple):
     insert: bool = False
     keep: bool = False
     pinned: bool = False
+    use: int | None = None
 
 
 class Evicted(NamedTuple):
@@ -152,12 +168,15 @@ class GpuTable:
         self._pools = {}
         self._memory = self._described = self._row_numbers = self._census = NO_MEMORY
 
-    def insert(self, version: int, ids: Ids, rows: Rows, *, keep: bool = False, pinned: bool = False) -> Evicted:
+    def insert(
+        self, version: int, ids: Ids, rows: Rows, *, keep: bool = False, pinned: bool = False, use: int | None = None
+    ) -> Evicted:
         """Put encoded rows u8 [n, row_bytes] of distinct ids in, over their older selves unless these are to `keep`.
 
+        pinned, use: see Change.
         -> the ids that are not in any more for it: pushed out, or new ones for which no way was free.
         """
-        return self.apply([Change(version, rows.shape[1], ids, rows, insert=True, keep=keep, pinned=pinned)])
+        return self.apply([Change(version, rows.shape[1], ids, rows, insert=True, keep=keep, pinned=pinned, use=use)])
 
     def update(self, version: int, ids: Ids, rows: Rows) -> None:
         """Write encoded rows u8 [n, row_bytes] of distinct ids over those that are here."""
@@ -272,7 +291,8 @@ class GpuTable:
         """Step 1 of a change: no reader finds the rows after it."""
         if staged.change.insert:
             said = address_of(self._said) + SLOT_BYTES * staged.first
-            self._launch("claim", staged, WAYS, said, int(staged.change.keep))
+            how = (KEEP if staged.change.keep else 0) | (0 if staged.change.use is None else ESTABLISHED)
+            self._launch("claim", staged, WAYS, said, how)
         else:
             self._launch("remove_rows" if staged.change.rows is None else "invalidate", staged, 1)
 
@@ -282,7 +302,7 @@ class GpuTable:
         encoded = address_of(self._encoded) + staged.encoded
         flags = PINNED if change.pinned else 0
         self._launch("write_rows", staged, WAYS, encoded, staged.pool.stride, change.row_bytes, flags)
-        self._launch("publish", staged, 1, int(change.insert))
+        self._launch("publish", staged, 1, 1 + (change.use or 0) if change.insert else 0)
 
     def _launch(self, kernel: str, staged: _Staged, lanes: int, *more: int) -> None:
         """Launch a step's kernel, with so many threads for an id; all begin with the same arguments."""

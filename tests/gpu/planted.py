@@ -79,10 +79,28 @@ MISTAKES = {
         "const u32 word = load_4(digest_word(pool, row)), digest",
     ),
     "a way that another id is taking is chosen": (
-        "    if (digest != IN_FLUX) {\n        if (own)",
-        "    {\n        if (own)",
+        "digest != IN_FLUX && !(slot.w & PINNED)",
+        "!(slot.w & PINNED)",
     ),
-    "a pinned row is pushed out": ("else if (!(slot.w & PINNED)) worth", "else if (!(slot.w & 0u)) worth"),
+    "a pinned row is pushed out": ("IN_FLUX && !(slot.w & PINNED)", "IN_FLUX && !(slot.w & 0u)"),
+    # which row leaves
+    "queues are read by plain loads": (
+        "ghosts = load_relaxed(ghosts_of(pool, set, lane));",
+        "ghosts = load_4(ghosts_of(pool, set, lane));",
+    ),
+    "the newest row goes": (
+        "((queues.clock - queues.order) & CLOCK) << 5",
+        "((queues.order - queues.clock) & CLOCK) << 5",
+    ),
+    "rows are not spared": (
+        "if (use < (from_small ? USE_TO_STAY : 1u)) return way;",
+        "(void)use;\n        return way;",
+    ),
+    "rows of the small queue never stay": ("(from_small ? USE_TO_STAY : 1u)", "(from_small ? MOST_USE + 1u : 1u)"),
+    "the small queue has no end": ("!main || __popc(small) > (i32)SMALL_WAYS", "!main"),
+    "ids that come back are new": ("return __any_sync(FULL, low || high);", "return __all_sync(FULL, low && high);"),
+    "what is spared is not the newest": ("queues.order = MAIN | queues.clock;", "queues.order |= MAIN;"),
+    "hits are not counted": ("store_relaxed(use, (u8)(now + 1));", "store_relaxed(use, now);"),
     "a row is written a piece too far": (
         "q < (row_bytes + 15u) / 16u; q += 32u) store_16(to + q, load_16(from + q));",
         "q < row_bytes / 16u + 1u; q += 32u) store_16(to + q, load_16(from + q));",

@@ -24,6 +24,7 @@ from embcache.gpu.emulated.device import EmulatedDevice
 from tests.gpu.changes import VERSION, drive
 from tests.gpu.forms import AS_STORED, Ids
 from tests.gpu.planted import MISTAKES, planted
+from tests.gpu.queues import play
 from tests.gpu.rest import POOLED, look_up_all, look_up_near_ids
 
 BOUND = 150  # schedules in which a mistake must show; most do in the first, the most hidden one in one of ten
@@ -46,6 +47,7 @@ DRIVES: dict[str, Drive] = {
     "changes": partial(drive, AS_STORED[0]),
     "lookups": look_up_all,
     "near ids": look_up_near_ids,
+    "queues": play,
     "ids of one digest": partial(drive, AS_STORED[0], changes=("insert",), ids=ALIKE[:48], others=ALIKE[48:]),
     # For ThreadSanitizer, which is slow, and sees the host learn of the end of that lookup alone that it waits for.
     "an update": partial(drive, AS_STORED[0], changes=("update",)),
@@ -65,6 +67,13 @@ FOUND = [
     ("a way is taken without asking whether it is free", "changes", "not what the table holds"),
     ("a way that another id is taking is chosen", "changes", "not what the table holds|another id's"),
     ("a pinned row is pushed out", "near ids", "pinned rows are pushed out"),
+    ("the newest row goes", "queues", "other rows"),
+    ("rows are not spared", "queues", "other rows"),
+    ("rows of the small queue never stay", "queues", "other rows"),
+    ("the small queue has no end", "queues", "other rows"),
+    ("ids that come back are new", "queues", "other rows"),
+    ("what is spared is not the newest", "queues", "other rows"),
+    ("hits are not counted", "queues", "other rows"),
     ("a row is written a piece too far", "changes", "torn"),
     ("misses are listed without those before", "lookups", "not equal"),
     ("tiles share their scratch", "lookups", "sums|UNWRITTEN|not handed over"),
@@ -81,6 +90,7 @@ SANITIZED = [
     ("tsan", "digests are loaded without acquire", "an update", "data race"),
     ("tsan", "digests are loaded as plain memory", "an update", "data race"),
     ("tsan", "a way is chosen by plain loads", "an update", "data race"),
+    ("tsan", "queues are read by plain loads", "an update", "data race"),
     ("tsan", "lanes copy rows before they have met", "an update of odd rows", "data race"),
     ("tsan", "rows are published without release", "an update", "data race"),
     ("tsan", "a block counts itself without a fence", "lookups in turn", "data race"),

@@ -36,7 +36,7 @@ def measure(check: Check, filled: Filled) -> Lines:
     """The figure "query"."""
     samples = check.of(SAMPLES, 6)
     counts = [samples * ids for ids in IDS_A_SAMPLE]
-    hot = _Hot(check, filled, check.of(1 << 16, 300))
+    hot = _Hot(check, filled, check.of(1 << 16, 100))
     warm = _Warm(filled.row_bytes, check.of(1 << 14, 100))
     results = check.device.pinned(sum(counts) * (filled.row_bytes + 1))
     choose = np.random.default_rng(3)
@@ -79,7 +79,7 @@ class _Hot:
         for table in range(len(IDS_A_SAMPLE)):
             filled.new_ids(count, ids.address, writer)
             writer.make(ids.address, count, WRITING, rows.address)
-            writer.claim(_FIRST_VERSION + table, ids.address, count)
+            writer.claim(_FIRST_VERSION + table, ids.address, count, in_use=True)
             writer.write(_FIRST_VERSION + table, ids.address, count, rows.address, fresh=True)
             put.append(check.get(ids.address, count, np.uint64, writer.stream))
         held = check.device.pinned(count * (filled.row_bytes + 1))  # rows, which nobody looks at, and statuses

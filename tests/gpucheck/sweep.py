@@ -24,7 +24,7 @@ _LAUNCHES: tuple[dict[str, int], ...] = (
 )
 _COMPILED: tuple[dict[str, int], ...] = (
     {"SAMPLE": 8},
-    {"SAMPLE": 1 << 31},  # use is noted of next to no hit
+    {"SAMPLE": 1 << 31, "NOTED_TILES": 0},  # use is noted of next to no hit
     {"blocks_an_sm": 8},
     {"blocks_an_sm": 12},
     {"blocks_an_sm": 16},

@@ -6,7 +6,7 @@ GpuTable takes them from pinned memory, as the service has them. What the device
 from __future__ import annotations
 
 from embcache.gpu.device import Stream
-from embcache.gpu.layout import SLOT_BYTES, WAYS
+from embcache.gpu.layout import ESTABLISHED, SLOT_BYTES, WAYS
 from embcache.gpu.table import GpuTable
 from tests.gpucheck.check import Check
 
@@ -33,9 +33,9 @@ class DeviceWriter:
         pieces = self._row_bytes // 16
         self._check.threads("make_rows", self.stream, count * pieces, (ids, count, writing, rows, pieces))
 
-    def claim(self, version: int, ids: int, count: int) -> None:
-        """Step 1 of rows that come in."""
-        self._launch("claim", version, ids, count, WAYS, self._said.address, 0)
+    def claim(self, version: int, ids: int, count: int, *, in_use: bool = False) -> None:
+        """Step 1 of rows that come in. in_use: whether they are known to be, and so begin in the main queue."""
+        self._launch("claim", version, ids, count, WAYS, self._said.address, ESTABLISHED if in_use else 0)
 
     def invalidate(self, version: int, ids: int, count: int) -> None:
         """Step 1 of rows that are written anew in place."""

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from embcache.gpu.layout import DEFINES
 
-FILES = ("memory.cu", "table.cu", "rows.cu", "find.cu", "bags.cu", "lookup.cu", "moves.cu", "write.cu", "audit.cu")
+FILES = (
+    *("memory.cu", "table.cu", "rows.cu", "find.cu", "bags.cu", "lookup.cu", "moves.cu"),
+    *("queues.cu", "write.cu", "audit.cu"),
+)
 
 
 def source(defines: Mapping[str, int] = {}) -> str:

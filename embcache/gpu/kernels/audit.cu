@@ -1,5 +1,6 @@
 // What a pool holds, and what breaks its invariants; while no change is under way. counts u32 [8]: 0 ids held, 1 digests
-// that are not their id's, 2 ids in a set that is not theirs, 3 ids that stand twice in a set, 4 ways in flux, 5 pinned.
+// that are not their id's, 2 ids in a set that is not theirs, 3 ids that stand twice in a set, 4 ways in flux, 5 pinned,
+// 6 rows of more use than is counted, 7 sets whose clock or next ghost is none.
 // A warp a set. listed: the slots of all ids held, as many as `room`, or null.
 extern "C" __global__ void __launch_bounds__(128) audit(const Pool* pools, u32 which, u32* counts, uint4* listed, u32 room) {
     const u32 lane = threadIdx.x & 31u, set = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
@@ -10,6 +11,9 @@ extern "C" __global__ void __launch_bounds__(128) audit(const Pool* pools, u32 w
     const uint4 slot = load_relaxed(slot_of(pool, row));
     const bool held = digest != EMPTY && digest != IN_FLUX;
     if (digest == IN_FLUX) atomicAdd(counts + 4, 1u);
+    if (load_relaxed(use_of(pool, row)) > MOST_USE) atomicAdd(counts + 6, 1u);
+    const u32 clock = load_relaxed(ghosts_of(pool, set, 0));
+    if (lane == 0 && ((clock & 0xffffu) > CLOCK || clock >> 16 >= GHOSTS)) atomicAdd(counts + 7, 1u);
     bool twice = false;
     for (u32 k = 0; k < 32u; k++) {
         const u32 low = __shfl_sync(FULL, slot.x, (i32)k), high = __shfl_sync(FULL, slot.y, (i32)k);

@@ -82,7 +82,8 @@ __device__ __forceinline__ void hand_over(const Bag& bag, const u32* scratch, u3
 }
 
 // -> how many ids were missed.
-__device__ __forceinline__ u32 look_up_bags(const Pool& pool, const Tile& tile, u32* launch_scratch, u32 lane, u32 tick) {
+__device__ __forceinline__ u32
+look_up_bags(const Pool& pool, const Tile& tile, u32* launch_scratch, u32 lane, Noting noting) {
     u32* scratch = launch_scratch + tile.scratch;
     u32 missed = 0;
     Bag bag = {&pool, &tile, 0, 0, NONE};
@@ -93,7 +94,7 @@ __device__ __forceinline__ u32 look_up_bags(const Pool& pool, const Tile& tile, 
         for (u32 base = 0; base < bag.length; base += 32u) {
             const u32 i = bag.begin + base + lane;
             const bool live = base + lane < bag.length;
-            const u32 row = find_one(pool, tile, i, live, tick).row;
+            const u32 row = find_one(pool, tile, i, live, noting).row;
             if (base == 0) bag.first32 = row;
             else if (live) store_4(scratch + i, row);
             missed = note_found(tile, lane, i, live, row, missed);

@@ -33,7 +33,7 @@ struct Control {
     u32* finished;        // device memory: blocks that are done
     u32* scratch;         // device memory: a row number for each id of a bag
     u32 tile_count;
-    u32 tick;             // another one for each launch: which hits are noted as use
+    u32 tick;             // another one for each launch: which ids' hits are noted as use, where not all are
     u32 number;           // of the launch
     u32 pad0[3];
     u32 done;             // becomes `number` once everything is written; on a line of its own
@@ -41,23 +41,40 @@ struct Control {
 };
 static_assert(sizeof(Control) == CONTROL_BYTES, "layout.py: CONTROL");
 
+// Which hits a launch notes as use: about as many of a large one as of a small one, whose hits are all noted. So who asks
+// for little is heard as well as can be, and who reads at the speed of the memory does little else. A use that cannot grow
+// is not written: in the long run next to no hit writes.
+struct Noting {
+    u32 tick;
+    u32 mask;
+};
+
+__device__ __forceinline__ Noting noting_of(u32 tick, u32 tile_count) {
+    u32 mask = 0;
+    while (mask < SAMPLE - 1u && tile_count > NOTED_TILES * (mask + 1u)) mask = 2u * mask + 1u;
+    return {tick, mask};
+}
+
+// A row was hit. Of two hits at once one may be lost: use is a hint, and no atomic is spent on it.
+__device__ __forceinline__ void note_hit(const Pool& pool, u32 row) {
+    u8* use = use_of(pool, row);
+    const u8 now = load_relaxed(use);
+    if (now < MOST_USE) store_relaxed(use, (u8)(now + 1));
+}
+
 struct Lane {
     u64 id;
     u32 row;  // NONE: not found
 };
 
 // Every lane looks for an id of its own. After it, all lanes may read all rows that were found.
-__device__ __forceinline__ Lane find_one(const Pool& pool, const Tile& tile, u32 i, bool live, u32 tick) {
+__device__ __forceinline__ Lane find_one(const Pool& pool, const Tile& tile, u32 i, bool live, Noting noting) {
     Lane lane = {0, NONE};
     if (live) {
         lane.id = tile.ids[i];
         const u64 h = mix(lane.id, tile.version);
         lane.row = find_row(pool, lane.id, tile.version, place_of(pool, h));
-        if (lane.row != NONE && (((u32)(h >> 8) + tick) & (SAMPLE - 1u)) == 0) {
-            u8* use = use_of(pool, lane.row);
-            const u8 now = load_relaxed(use);
-            if (now < MOST_USE) store_relaxed(use, (u8)(now + 1));
-        }
+        if (lane.row != NONE && (((u32)(h >> 8) + noting.tick) & noting.mask) == 0) note_hit(pool, lane.row);
     }
     __syncwarp();  // a lane's acquire covers those that copy for it; votes and shuffles order no memory
     return lane;
@@ -126,13 +143,13 @@ __device__ __forceinline__ void express_rows(const Pool& pool, const Tile& tile,
 
 // -> how many ids were missed. ANY: whether rows may have to be expressed in another form.
 template <bool ANY>
-__device__ __forceinline__ u32 look_up_rows(const Pool& pool, const Tile& tile, u32 lane, u32 tick) {
+__device__ __forceinline__ u32 look_up_rows(const Pool& pool, const Tile& tile, u32 lane, Noting noting) {
     const u32 kind = tile.form >> 16 & 255u;
     u32 missed = 0;
     for (u32 base = 0; base < tile.count; base += 32u) {
         const u32 i = base + lane;
         const bool live = i < tile.count;
-        const u32 row = find_one(pool, tile, i, live, tick).row;
+        const u32 row = find_one(pool, tile, i, live, noting).row;
         if (ANY && kind == EXPRESS) {
             express_rows(pool, tile, lane, base, row);
         } else if (kind == COPY) {

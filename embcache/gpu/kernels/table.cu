@@ -1,6 +1,6 @@
-// A pool: rows of one stride in sets of 32 ways. A set is a header of 64 bytes, 32 digests and 32 bytes of use, and 32
-// slots of 16 bytes: {id low, id high, table version, flags}. Its rows stand apart, 32 to a set, each at a multiple of 32
-// bytes, so that no two share a sector. Layout and constants: layout.py.
+// A pool: rows of one stride in sets of 32 ways. A set is a header of 64 bytes, 32 digests and 32 bytes of use; 32 slots
+// of 16 bytes: {id low, id high, table version, flags}; and its queues, which are the writer's (queues.cu). Its rows stand
+// apart, 32 to a set, each at a multiple of 32 bytes, so that no two share a sector. Layout and constants: layout.py.
 //
 // A digest says what a way holds: EMPTY, IN_FLUX (a writer is at work; nobody may look at slot or row), else a byte of
 // the id's hash. A row belongs to an id if digest, id and version are the same: a hash places ids, it never stands for

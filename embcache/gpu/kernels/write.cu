@@ -29,35 +29,24 @@ remove_rows(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count
     if (row != NONE) and_relaxed(digest_word(pool, row), ~(255u << digest_shift(row)));
 }
 
-// Of a set's ways, the one that an id should take: its own, an empty one, else that of the least use which is not pinned;
-// among equals one that depends on the id. -> the way, or NONE. A way in flux is another id's of this launch.
-__device__ __forceinline__ u32 choose(const Pool& pool, u32 lane, u32 row, u32 digest, uint4 slot, bool own, u64 h) {
-    u32 worth = NONE;
-    if (digest != IN_FLUX) {
-        if (own) worth = 0;
-        else if (digest == EMPTY) worth = 1;
-        else if (!(slot.w & PINNED)) worth = 2u + load_relaxed(use_of(pool, row));
+// Of a set's ways, the one that an id should take: its own, an empty one, else that of the row which goes for it. -> the
+// way, or NONE. A way in flux is another id's of this launch.
+__device__ __forceinline__ u32 choose(Queues& queues, u32 lane, u32 digest, uint4 slot, bool own, u64 h) {
+    const u32 here = __ballot_sync(FULL, own), empty = __ballot_sync(FULL, digest == EMPTY);
+    if (here) return (u32)__ffs((i32)here) - 1u;
+    if (empty) {  // one that depends on the id: others of this launch may be after one, too
+        const u32 first = (u32)(h >> 8) & 31u, turned = empty >> first | empty << (-first & 31u);
+        return ((u32)__ffs((i32)turned) - 1u + first) & 31u;
     }
-    u32 best = worth == NONE ? NONE : worth << 5 | ((lane + (u32)(h >> 8)) & 31u);
-    for (i32 x = 16; x; x >>= 1) {
-        const u32 other = __shfl_xor_sync(FULL, best, x);
-        best = other < best ? other : best;
-    }
-    return best == NONE ? NONE : (best - (u32)(h >> 8)) & 31u;
-}
-
-// Yesterday's favourites fade: with every eviction another way of the set loses one use.
-__device__ __forceinline__ void age(const Pool& pool, u32 set, u64 h) {
-    u8* use = use_of(pool, set * WAYS + ((u32)(h >> 16) & 31u));
-    const u8 now = load_relaxed(use);
-    if (now > 0) store_relaxed(use, (u8)(now - 1));
+    return push_out(queues, lane, digest != IN_FLUX && !(slot.w & PINNED));
 }
 
 // Take a way for each id, a warp an id. rows: the row's number, NONE where all ways were in flux or pinned. said: {id,
 // version, what} of the row that has to go for it and PUSHED_OUT, or of the id itself: NEW, REPLACED, or REFUSED.
-// keep: rows that are here stay as they are, told as REPLACED, with NONE for their number.
+// how: KEEP, rows that are here stay as they are, with one hit more, told as REPLACED, with NONE for their number;
+// ESTABLISHED, new rows begin in the main queue.
 extern "C" __global__ void __launch_bounds__(128)
-claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* said, u32 keep) {
+claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32* rows, uint4* said, u32 how) {
     const u32 lane = threadIdx.x & 31u, i = (blockIdx.x * blockDim.x + threadIdx.x) / 32u;
     if (i >= count) return;
     const Pool pool = pools[which];
@@ -68,24 +57,30 @@ claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32*
     for (;;) {
         const u32 word = load_relaxed(digest_word(pool, row)), digest = word >> digest_shift(row) & 255u;
         const bool own = digest == place.digest && is_of(slot, id, version);
-        const u32 way = choose(pool, lane, row, digest, slot, own, h);
+        Queues queues = load_queues(pool, place.set, lane);
+        const bool back = came_back(queues, lane, fingerprint(h));
+        const u32 way = choose(queues, lane, digest, slot, own, h);
         bool taken = way == NONE;
         // Several warps may be after this way; the word tells whether it is still as it was.
-        const bool stays = own && keep;
+        const bool stays = own && (how & KEEP);
         if (lane == way)
             taken = stays || atomicCAS(digest_word(pool, row), word, word | IN_FLUX << digest_shift(row)) == word;
         if (!__any_sync(FULL, taken)) continue;
         if (way == NONE) {
             if (lane == 0) store_4(rows + i, NONE), store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, REFUSED));
-        } else if (lane == way) {
-            store_4(rows + i, stays ? NONE : row);
-            if (own || digest == EMPTY) {
-                store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, own ? REPLACED : NEW));
-            } else {
-                store_16(said + i, make_uint4(slot.x, slot.y, slot.z, PUSHED_OUT));
-                age(pool, place.set, h);
-            }
+            return;
         }
+        const bool comes = !own && digest == EMPTY, goes = !own && digest != EMPTY;
+        if (lane == way) {
+            store_4(rows + i, stays ? NONE : row);
+            if (stays) note_hit(pool, row);
+            if (goes) store_16(said + i, make_uint4(slot.x, slot.y, slot.z, PUSHED_OUT));
+            else store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, comes ? NEW : REPLACED));
+        }
+        if (__shfl_sync(FULL, (u32)goes, (i32)way))
+            remember(queues, lane, __shfl_sync(FULL, fingerprint(mix((u64)slot.y << 32 | slot.x, slot.z)), (i32)way));
+        if (__shfl_sync(FULL, (u32)own, (i32)way)) return;
+        let_in(queues, pool, place.set, lane, way, back || (how & ESTABLISHED));
         return;
     }
 }
@@ -108,7 +103,8 @@ write_rows(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count,
     }
 }
 
-// Give the rows to the readers: IN_FLUX becomes the id's digest, in one step. fresh: whether their use begins anew.
+// Give the rows to the readers: IN_FLUX becomes the id's digest, in one step. fresh: their use begins anew, at one less than
+// this; 0 where it goes on.
 extern "C" __global__ void __launch_bounds__(128)
 publish(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, const u32* rows, u32 fresh) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -117,6 +113,6 @@ publish(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, co
     if (row == NONE) return;
     const Pool pool = pools[which];
     const u32 digest = place_of(pool, mix(ids[i], version)).digest;
-    if (fresh) store_relaxed(use_of(pool, row), (u8)FIRST_USE);
+    if (fresh) store_relaxed(use_of(pool, row), (u8)(fresh - 1u));
     and_release(digest_word(pool, row), ~((IN_FLUX ^ digest) << digest_shift(row)));
 }

@@ -69,6 +69,7 @@ uint4 load_parts(const uint4* p, Site site) {
 }  // namespace cpu
 
 inline u8 load_relaxed(const u8* p, SITE) { return cpu::load_atomic<__ATOMIC_RELAXED>(p, site); }
+inline u16 load_relaxed(const u16* p, SITE) { return cpu::load_atomic<__ATOMIC_RELAXED>(p, site); }
 inline u32 load_relaxed(const u32* p, SITE) { return cpu::load_atomic<__ATOMIC_RELAXED>(p, site); }
 inline u64 load_relaxed(const u64* p, SITE) { return cpu::load_atomic<__ATOMIC_RELAXED>(p, site); }
 inline uint4 load_relaxed(const uint4* p, SITE) { return cpu::load_parts<__ATOMIC_RELAXED>(p, site); }
@@ -77,6 +78,7 @@ inline uint4 load_acquire(const uint4* p, SITE) { return cpu::load_parts<__ATOMI
 inline u32 load_acquire_system(const u32* p, SITE) { return cpu::load_atomic<__ATOMIC_ACQUIRE>(p, site); }
 
 inline void store_relaxed(u8* p, u8 v, SITE) { cpu::store_atomic<__ATOMIC_RELAXED>(p, v, site); }
+inline void store_relaxed(u16* p, u16 v, SITE) { cpu::store_atomic<__ATOMIC_RELAXED>(p, v, site); }
 inline void store_relaxed(u32* p, u32 v, SITE) { cpu::store_atomic<__ATOMIC_RELAXED>(p, v, site); }
 inline void store_relaxed(u64* p, u64 v, SITE) { cpu::store_atomic<__ATOMIC_RELAXED>(p, v, site); }
 inline void store_release(u32* p, u32 v, SITE) { cpu::store_atomic<__ATOMIC_RELEASE>(p, v, site); }
