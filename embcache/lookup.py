@@ -391,7 +391,7 @@ class Lookup:
         for query, view, status in zip(self._queries, self._views, self._statuses, strict=True):
             below = _FROM_BELOW[status]
             if below.any():
-                self.hot.offer(view, query.ids[below])
+                self.hot.offer(view, query.ids[below], missed=self._question is not None)
 
     def _fill_uniform(self, index: int, view: TableView, bound: np.float32) -> None:
         instead = np.flatnonzero(~_HAS_ROW[self._statuses[index]])

@@ -67,7 +67,7 @@ class RepeatedLookup:
         position_at = self._position_at if position_at is None else position_at
         left = self.attachment.probe_now(self._segments, self._generation, position_at)
         if left == 0 and self.attachment.hot is not None and self.attachment.hot.may_offer():
-            self.attachment.hot.offer(self.view, np.frombuffer(ids, np.uint64))
+            self.attachment.hot.offer(self.view, np.frombuffer(ids, np.uint64), missed=False)
         return left == 0
 
     def _make_room(self, count: int) -> None:

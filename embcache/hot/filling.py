@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 
 class HandOn(Protocol):
-    """Brings rows of ids u64 [n] up from the warm arena, when it is their turn, then calls `done()`."""
+    """Brings rows of ids u64 [n] up from the warm arena, when it is their turn, then calls `done()`.
 
-    def __call__(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None], *, pinned: bool) -> None: ...
+    pinned, use: as in Change (gpu/table.py).
+    """
+
+    def __call__(
+        self,
+        view: TableView,
+        ids: NDArray[np.uint64],
+        done: Callable[[], None],
+        *,
+        pinned: bool = False,
+        use: int | None = None,
+    ) -> None: ...
 
 
 class Filling:
@@ -42,7 +53,7 @@ class Filling:
         others = [view for view in views if view.live and view.spec.name not in self._pinned and not view.spec.expires]
         tables = [(view, pools[view.spec.row_bytes]) for view in others if view.spec.row_bytes in pools]
         if tables:
-            self._refill = Refill(attachment, tables, partial(hand_on, pinned=False))
+            self._refill = Refill(attachment, tables, hand_on)
 
     def pin(self, attachment: Attachment, views: Collection[TableView], hand_on: HandOn) -> None:
         """Have the rows of pinned tables brought up, all of them."""

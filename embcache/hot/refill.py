@@ -1,8 +1,8 @@
 """Filling an empty hot tier with what is in use: a thread that asks the owner for the ids in the warm arena, those of
 most use first, tables in turn, and hands them on, page by page, to the hot tier's writer.
 
-It waits for the rows that a warm start brings back. It stops where a share of the room is taken: the rest is for what
-lookups ask for meanwhile.
+What is of the warm tier's main queue begins in that of the hot tier, with as many hits. It waits for the rows that a
+warm start brings back. It stops where a share of the room is taken: the rest is for what lookups ask for meanwhile.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from embcache.errors import EmbcacheError
 from embcache.gpu.pools import Pool
-from embcache.host.eviction import MOST_USE
-from embcache.hot.pinning import Page
+from embcache.host.eviction import MAIN, MOST_HITS, MOST_USE
 from embcache.pending import TIMEOUT_S
 
 if TYPE_CHECKING:
     from embcache.attachment import Attachment
+    from embcache.hot.filling import HandOn
     from embcache.views import TableView
 
 log = logging.getLogger("embcache.hot")
@@ -36,8 +36,8 @@ _LOOK_S: Final = 0.1  # how long one wait for the writer takes at most, before i
 class Refill:
     """Runs at once, until there is nothing more in use, no more room, or `stop`."""
 
-    def __init__(self, attachment: Attachment, tables: Sequence[tuple[TableView, Pool]], hand_on: Page) -> None:
-        """Each table with the pool that its rows stand in. `hand_on(view, ids, done)`: see Pinning."""
+    def __init__(self, attachment: Attachment, tables: Sequence[tuple[TableView, Pool]], hand_on: HandOn) -> None:
+        """Each table with the pool that its rows stand in."""
         self._attachment = attachment
         self._tables = tables
         self._room = {pool.index: int(pool.ways * SHARE) for _, pool in tables}
@@ -73,16 +73,16 @@ class Refill:
                 continue
             ids = np.frombuffer(told.payload, np.uint64)[: self._room[pool.index]]
             for begin in range(0, ids.size, PAGE_IDS):
-                self._hand_on_one(view, ids[begin : begin + PAGE_IDS])
+                self._hand_on_one(view, ids[begin : begin + PAGE_IDS], use)
             self._room[pool.index] -= ids.size
             brought += ids.size
             first = told.meta["next"]
         return brought
 
-    def _hand_on_one(self, view: TableView, ids: NDArray[np.uint64]) -> None:
+    def _hand_on_one(self, view: TableView, ids: NDArray[np.uint64], use: int) -> None:
         if self._stopped.is_set():
             return
         handed_on = threading.Event()
-        self._hand_on(view, ids, handed_on.set)
+        self._hand_on(view, ids, handed_on.set, use=use & int(MOST_HITS) if use & int(MAIN) else None)
         while not handed_on.wait(_LOOK_S) and not self._stopped.is_set():
             pass

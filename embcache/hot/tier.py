@@ -23,7 +23,7 @@ from embcache.gpu.device import Device, DeviceError
 from embcache.gpu.launcher import Launcher
 from embcache.gpu.table import GpuTable
 from embcache.host.memory import address_of
-from embcache.hot.admission import Admission
+from embcache.hot.admission import Admission, enough
 from embcache.hot.crossover import Crossover, measure
 from embcache.hot.output import Deliveries, Output, room_for_moves
 from embcache.hot.question import LeftQuestion, Question, Room, Wish, room_for
@@ -43,6 +43,7 @@ _IDLE_BYTES = 256 << 20  # of each size
 _COUNT_S = 1.0
 _FOR_EVER_S = 1e9
 _OFFER_EVERY = 8  # lookups that the warm tier answered, of which one tells what it asked for
+_AGAIN = 2  # times that such lookups have to tell of an id
 
 
 class HotState(NamedTuple):
@@ -234,9 +235,15 @@ class HotTier:
 
     # --- what may move up ----------------------------------------------------------------------------------------
 
-    def offer(self, view: TableView, ids: NDArray[np.uint64]) -> None:
-        """Tell of ids that a tier below answered: those asked for again may move up."""
-        picked = self._admission.pick(view.number, ids)
+    def offer(self, view: TableView, ids: NDArray[np.uint64], *, missed: bool) -> None:
+        """Tell of ids that a tier below answered: they may move up. missed: whether this one was asked first.
+
+        Where it was not, as by small lookups, an id has to be asked for again: those would find it below all the same.
+        """
+        times = enough(self._writer.waiting_ids)
+        if not missed or view.spec.expires:  # see `ask`
+            times = max(times, _AGAIN)
+        picked = self._admission.pick(view.number, ids, times)
         if picked.size:
             self._writer.promote(view, picked)
 

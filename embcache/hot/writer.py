@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +58,7 @@ class _Promotion:
     view: TableView
     ids: NDArray[np.uint64]
     pinned: bool = False
+    use: int | None = None  # of rows that are known to be in use: see Change
     done: Callable[[], None] = lambda: None
 
 
@@ -108,6 +109,11 @@ class Writer:
     def catalogue_changed(self, views: Views) -> None:
         """There are other tables now."""
         self._inbox.put(partial(self._take_views, views))
+
+    @property
+    def waiting_ids(self) -> int:
+        """How many ids wait to be brought up."""
+        return self._waiting_ids
 
     def promote(self, view: TableView, ids: NDArray[np.uint64]) -> None:
         """Bring rows up, when it is their turn; forgotten where too many wait."""
@@ -278,17 +284,26 @@ class Writer:
         there, rows = attachment.warm_rows(view, ids)
         if there.size:
             # What is here already was kept up to date; a row that is to be pinned has yet to be marked so.
-            self._table.insert(view.number, there, rows, keep=not promotion.pinned, pinned=promotion.pinned)
+            pinned, use = promotion.pinned, promotion.use
+            self._table.insert(view.number, there, rows, keep=not pinned, pinned=pinned, use=use)
             self._allowance.spend(rows.nbytes)
         if rest.size:
             with self._lining_up:
-                self._promotions.appendleft(_Promotion(view, rest, promotion.pinned, promotion.done))
+                self._promotions.appendleft(replace(promotion, ids=rest))
                 self._waiting_ids += rest.size
         else:
             promotion.done()
 
-    def _hand_on(self, view: TableView, ids: NDArray[np.uint64], done: Callable[[], None], *, pinned: bool) -> None:
-        self._line_up(_Promotion(view, ids, pinned, done))
+    def _hand_on(
+        self,
+        view: TableView,
+        ids: NDArray[np.uint64],
+        done: Callable[[], None],
+        *,
+        pinned: bool = False,
+        use: int | None = None,
+    ) -> None:
+        self._line_up(_Promotion(view, ids, pinned, use, done))
 
 
 def _nobody(_error: DeviceError) -> None:

@@ -49,7 +49,7 @@ def warm_up(cache: EmbeddingCache, name: str, ids: NDArray[np.uint64]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not (hot_status(cache, name, ids) == HOT).all():
         assert time.monotonic() < end, "the rows did not come up"
-        tier(cache).offer(view, ids)  # what is asked for again moves up
+        tier(cache).offer(view, ids, missed=True)  # what is missed moves up
         time.sleep(0.02)
 
 

@@ -61,7 +61,7 @@ def until_hot(cache: EmbeddingCache) -> TableRows:
     view = cache.attached().views.find("item", None)
     while True:
         cache.lookup({"item": IDS})
-        tier(cache).offer(view, IDS)
+        tier(cache).offer(view, IDS, missed=True)
         time.sleep(0.05)
         for part in np.array_split(OTHERS, 20):
             cache.lookup({"item": part})

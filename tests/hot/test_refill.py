@@ -54,9 +54,12 @@ def view(number: int) -> Any:
 def brought(owner: Owner, *tables: tuple[int, Pool]) -> list[tuple[int, list[int]]]:
     """The pages that are handed on, as (version, ids)."""
     pages: list[tuple[int, list[int]]] = []
+    use_of = {identifier: use for of in owner.use.values() for identifier, use in of.items()}
 
-    def hand_on(of: Any, ids: Ids, done: Callable[[], None]) -> None:
+    def hand_on(of: Any, ids: Ids, done: Callable[[], None], *, use: int | None) -> None:
         pages.append((of.number, ids.tolist()))
+        in_main = [use_of[each] - 4 if use_of[each] >= 4 else None for each in ids.tolist()]  # and how many hits
+        assert in_main == [use] * ids.size
         done()
 
     running = Refill(owner, [(view(number), pool) for number, pool in tables], hand_on)  # type: ignore[arg-type]
@@ -99,7 +102,7 @@ def test_what_is_stopped_hands_on_no_more() -> None:
     running = Refill(
         Owner({1: dict.fromkeys(range(100), 7)}),  # type: ignore[arg-type]
         [(view(1), pool(0, 320))],
-        lambda of, ids, done: handed_on.set(),  # whose turn never comes
+        lambda *of, **how: handed_on.set(),  # whose turn never comes
     )
     assert handed_on.wait(PATIENCE_S)
     running.stop()

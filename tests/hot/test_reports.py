@@ -26,7 +26,7 @@ def test_hits_of_the_hot_tier_and_rows_that_move_up_are_no_use_of_the_warm_one(t
             if (status == HOT).all():
                 break
             assert time.monotonic() < end, "the rows did not come up"
-            tier(cache).offer(view, IDS)
+            tier(cache).offer(view, IDS, missed=True)
             time.sleep(0.02)
         tier(cache).bring(view, IDS)
         there, _ = cache.attached().warm_rows(view, IDS)

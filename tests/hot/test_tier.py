@@ -46,6 +46,36 @@ def test_rows_are_the_same_whichever_tier_answers(cache: EmbeddingCache, dtype: 
     assert (hot_status(cache, name, IDS[:200]) == HOT).all()
 
 
+def test_what_moves_up_depends_on_who_asks_and_on_how_many_wait(
+    cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(cache, "offered", 4, "f32")
+    hot, view, picked = tier(cache), cache.attached().views.find("offered", None), []
+    ids = np.random.default_rng(5).integers(0, 2**64, 15, dtype=np.uint64)  # counts are of a sketch, shared by versions
+    monkeypatch.setattr(hot._writer, "promote", lambda _, up: picked.append(up.tolist()))
+    hot.offer(view, ids[:5], missed=True)
+    assert picked.pop() == ids[:5].tolist()
+    hot.offer(view, ids[5:10], missed=False)  # somebody who found them below, and would again
+    assert not picked
+    hot.offer(view, ids[:10], missed=False)
+    assert picked.pop() == ids[:10].tolist()
+    monkeypatch.setattr(hot._writer, "_waiting_ids", 1 << 14)
+    hot.offer(view, ids[5:15], missed=True)
+    assert picked.pop() == ids[5:10].tolist()
+
+
+def test_what_a_lookup_missed_once_comes_up(cache: EmbeddingCache) -> None:
+    filled(cache, "once", 4, "f32")
+    number = cache.attached().views.find("once", None).number
+    if tier(cache).crossover.rows:
+        pytest.skip("lookups are not answered by the hot tier first")
+    cache.lookup({"once": IDS[:50]})
+    end = time.monotonic() + PATIENCE_S
+    while tier(cache).rows_held([number]).get(number) != 50:
+        assert time.monotonic() < end, "the rows did not come up"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bags_are_the_same_whichever_tier_pools_them(cache: EmbeddingCache, dtype: str, pooling: str) -> None:
