@@ -1,1 +1,1 @@
-"""Which rows a cache keeps: the warm tier's own table against other policies, on a trace, without a service."""
+"""Which rows a cache keeps: our tables, warm and hot, against other policies, on a trace, without a service."""

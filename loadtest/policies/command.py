@@ -36,7 +36,7 @@ def add_policies(app: typer.Typer, failures_said: FailuresSaid) -> None:
         json: o.Json = None,
         html: o.Html = None,
     ) -> None:
-        """Replay a trace through the warm tier's table and through other eviction policies, and print miss ratios.
+        """Replay a trace through the tables of both tiers in memory and through other eviction policies: miss ratios.
 
         LRU, LFU, ARC, S3-FIFO, SIEVE, W-TinyLFU and Belady are libcachesim's: pip install -e '.[bench-policies]'.
         """
@@ -47,7 +47,7 @@ def add_policies(app: typer.Typer, failures_said: FailuresSaid) -> None:
         check_folders(json, html)
         console = Console()
         with failures_said(console):
-            report = run(Wanted(trace, lookup_ids, seed), console, sys.argv[1:])
+            report = run(Wanted(trace, lookup_ids, seed), Console(stderr=True), sys.argv[1:])
             print_report(report, console)
             write_outputs(report, console, (json, write_json), (html, page))
             console.print(last_line(report), highlight=False, soft_wrap=True)

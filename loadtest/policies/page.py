@@ -8,7 +8,7 @@ from loadtest.load.page import table_of, whole
 from loadtest.load.result import Report
 from loadtest.load.svg import Line, Plot, figure, linear, logarithmic
 from loadtest.policies.report import columns, remarks, rows
-from loadtest.policies.run import BUSY, OURS
+from loadtest.policies.run import BUSY, HOT_BUSY, OURS
 
 
 def page(report: Report) -> str:
@@ -28,9 +28,9 @@ def plot(report: Report) -> Plot:
     xs = [100 * share for share in report["shares"]]
     ratios = report["miss_ratios"]
     lines = [
-        Line(policy, of, place, dashed=policy in (BUSY, "Belady"), dots=False)
+        Line(policy, of, place, dashed=policy in (BUSY, HOT_BUSY, "Belady"), dots=False)
         for place, (policy, of) in enumerate(ratios.items())
     ]
     y = linear("miss ratio", [value for of in ratios.values() for value in of])
-    note = f"{OURS} has as many entries as the others."
+    note = f"{OURS} has as many entries as the others, the hot tier at most as many."
     return Plot("Miss ratio by size", logarithmic("entries, % of distinct ids", xs), y, xs, lines, note=note)

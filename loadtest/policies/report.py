@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.load.result import Report
-from loadtest.policies.run import BUSY, JUDGED, OURS, against_best
+from loadtest.policies.run import HOT, HOT_TIER, JUDGED, OURS, WARM_TIER, against_best
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -38,7 +38,7 @@ def columns(report: Report) -> tuple[str, ...]:
 def rows(report: Report) -> list[tuple[str, ...]]:
     """A row for each policy; and how ours compares with the best of those that it is held against."""
     lines = [(policy, *(f"{ratio:.4f}" for ratio in of)) for policy, of in report["miss_ratios"].items()]
-    for ours in (OURS, BUSY):
+    for ours in (*WARM_TIER, *HOT_TIER):
         ratios = against_best(report, ours)
         if ratios:
             lines.append((f"{ours} / best", *(f"{ratio:.3f}" for ratio in ratios)))
@@ -50,8 +50,13 @@ def remarks(report: Report) -> list[str]:
     data = report["data"]
     lines = [f"{data['accesses']:,} accesses to {data['distinct']:,} ids: {data['origin']}."]
     lines.append(
-        "embcache is its own table in sets of 7 ways; an id that a lookup asks for twice is read once. It hears of all "
-        "hits, or of one in 32, as from a reader that hits more than 1.6 million rows a second."
+        "embcache is the warm tier's own table in sets of 7 ways; an id that a lookup asks for twice is read once. It "
+        "hears of all hits, or of one in 32, as from a reader that hits more than 1.6 million rows a second."
+    )
+    lines.append(
+        "The hot tier is the GPU's table in sets of 32 ways, one at the least, else at most as many entries "
+        f"({', '.join(f'{entries:,}' for entries in report['hot_entries'])}), kept as by its kernels; what it misses "
+        "comes in. It notes all hits, as of launches of up to 4,096 ids, or one in 32, as of the largest."
     )
     if report["absent"]:
         lines.append(f"Policies to compare with are absent: {report['absent']}")
@@ -62,5 +67,7 @@ def remarks(report: Report) -> list[str]:
 
 def last_line(report: Report) -> str:
     """The figure of the run."""
-    ratios = against_best(report)
-    return f"worst against the best of the others {max(ratios):.3f}" if ratios else "nothing to compare with"
+    warm, hot = against_best(report, OURS), against_best(report, HOT)
+    if not warm:
+        return "nothing to compare with"
+    return f"worst against the best of the others {max(warm):.3f}, of the hot tier {max(hot):.3f}"

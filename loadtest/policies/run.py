@@ -19,14 +19,20 @@ from loadtest.load.tables import Progress
 from loadtest.pairs.base import enter_peer
 from loadtest.peers.cache_policies import POLICIES, cache_policies
 from loadtest.policies.accesses import Accesses, made, read
+from loadtest.policies.hot import places_within, rows_missed
 from loadtest.policies.own import rows_near, rows_read
+from loadtest.workloads import Lookups
 
 SCHEMA: Final = "embcache-loadtest-policies"
 SHARES: Final = (0.001, 0.01, 0.05, 0.1, 0.25)
 """Sizes of the caches, in distinct ids."""
 OURS: Final = "embcache"
 BUSY: Final = "embcache, 1 hit in 32 heard"
-ALL: Final = (OURS, BUSY, *POLICIES)
+HOT: Final = "hot tier"
+HOT_BUSY: Final = "hot tier, 1 hit in 32 noted"
+WARM_TIER: Final = (OURS, BUSY)
+HOT_TIER: Final = (HOT, HOT_BUSY)
+ALL: Final = (*WARM_TIER, *HOT_TIER, *POLICIES)
 JUDGED: Final = ("LRU", "ARC", "S3-FIFO", "W-TinyLFU")
 """Those whose best one embcache is held against."""
 
@@ -41,7 +47,7 @@ class Wanted:
 
 
 def run(wanted: Wanted, console: Console, arguments: Sequence[str] = ()) -> Report:
-    """Try all policies and return the report. DataError where the file is no trace."""
+    """Try all policies and return the report. DataError where the file is no trace. console: for progress."""
     size = wanted.lookup_ids
     accesses = made(size, wanted.seed) if wanted.trace is None else read(wanted.trace, size)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -73,27 +79,36 @@ def try_all(
 ) -> dict[str, Any]:
     """What all these policies do at all sizes.
 
-    -> {"entries": of each size, "shares": the same of the distinct ids, "miss_ratios": {policy: at each size},
-    "absent": why there are no policies but ours, or ""}.
+    -> {"entries": of each size, "hot_entries": those of the hot tier, "shares": the former of the distinct ids,
+    "miss_ratios": {policy: at each size}, "absent": why there are no policies but ours, or ""}.
     """
     entries = sizes_of(accesses.distinct)
-    jobs = [(policy, size) for size in entries for policy in policies]
     ratios: dict[str, list[float]] = {policy: [] for policy in policies}
     with ExitStack() as stack:
         peers, absent = enter_peer(stack, cache_policies(accesses.lookups.ids))
-        for done, (policy, size) in enumerate(jobs):
-            progress("miss ratios", done, len(jobs))
-            if policy in (OURS, BUSY):
-                read_rows = rows_read(accesses.lookups, size, busy=policy == BUSY)
-                ratios[policy].append(read_rows / len(accesses.lookups.ids))
-            elif peers is not None:
-                ratios[policy].append(peers.miss_ratio(policy, size))
+        for size in entries:
+            what = f"miss ratios with {size:,} entries"
+            for done, policy in enumerate(policies):
+                progress(what, done, len(policies))
+                if policy in WARM_TIER or policy in HOT_TIER:
+                    ratios[policy].append(_ours(policy, accesses.lookups, size) / len(accesses.lookups.ids))
+                elif peers is not None:
+                    ratios[policy].append(peers.miss_ratio(policy, size))
+            progress(what, len(policies), len(policies))
     return {
         "entries": entries,
+        "hot_entries": [places_within(size) for size in entries],
         "shares": [size / accesses.distinct for size in entries],
         "miss_ratios": {policy: of for policy, of in ratios.items() if of},
         "absent": absent,
     }
+
+
+def _ours(policy: str, lookups: Lookups, size: int) -> int:
+    """How many rows a table of ours misses."""
+    if policy in HOT_TIER:
+        return rows_missed(lookups, places_within(size), busy=policy == HOT_BUSY)
+    return rows_read(lookups, size, busy=policy == BUSY)
 
 
 def sizes_of(distinct: int) -> list[int]:

@@ -18,8 +18,9 @@ from loadtest.cli import app
 from loadtest.datasets import DataError
 from loadtest.peers.cache_policies import POLICIES, cache_policies
 from loadtest.policies.accesses import made, read
+from loadtest.policies.hot import places_within, rows_missed
 from loadtest.policies.own import rows_near, rows_read
-from loadtest.policies.run import ALL, BUSY, JUDGED, OURS, Wanted, against_best, run
+from loadtest.policies.run import ALL, BUSY, HOT, HOT_BUSY, JUDGED, OURS, Wanted, against_best, run
 from loadtest.workloads import even_lookups
 from tests.loadtest.load.test_page import Strict
 
@@ -65,6 +66,7 @@ def test_a_table_that_holds_all_reads_each_row_once() -> None:
     distinct = len(np.unique(ids))
     for size in (1, 16, 500):
         assert rows_read(even_lookups(ids, size), rows_near(2 * distinct)) == distinct
+        assert rows_missed(even_lookups(ids, size), places_within(2 * distinct)) == distinct
 
 
 def test_a_smaller_table_reads_more_and_hears_of_hits() -> None:
@@ -72,6 +74,14 @@ def test_a_smaller_table_reads_more_and_hears_of_hits() -> None:
     small, large = (rows_read(lookups, rows_near(entries)) for entries in (50, 400))
     assert large < small < 30_000
     assert large < lru_misses(lookups.ids, rows_near(400)) < rows_read(lookups, rows_near(400), busy=True) * 1.2
+
+
+def test_so_does_a_smaller_table_of_the_hot_tier() -> None:
+    lookups = even_lookups(zipf_ids(30_000), 16)
+    small, large = (rows_missed(lookups, places_within(entries)) for entries in (64, 400))
+    assert large < small < 30_000
+    assert large < lru_misses(lookups.ids, places_within(400))
+    assert large < rows_missed(lookups, places_within(400), busy=True)
 
 
 def test_our_policy_is_near_the_best_on_the_real_trace(real_data: Path) -> None:
@@ -82,6 +92,7 @@ def test_our_policy_is_near_the_best_on_the_real_trace(real_data: Path) -> None:
         for entries in (1001, 10_003):
             best = min(peers.miss_ratio(policy, entries) for policy in JUDGED)
             assert rows_read(even_lookups(ids, 16), entries) / len(ids) <= 1.02 * best
+            assert rows_missed(even_lookups(ids, 16), places_within(entries)) / len(ids) <= 1.02 * best
 
 
 def test_the_others_do_what_their_names_say() -> None:
@@ -128,7 +139,7 @@ def trace(tmp_path: Path) -> Path:
 def test_without_the_library_only_ours_is_tried(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libcachesim", None)
     report = run(Wanted(trace), Console(file=StringIO()))
-    assert list(report["miss_ratios"]) == [OURS, BUSY]
+    assert list(report["miss_ratios"]) == [OURS, BUSY, HOT, HOT_BUSY]
     assert against_best(report) == []
     assert "bench-policies" in report["absent"]
     done = CliRunner().invoke(app, ["policies", "--trace", str(trace)])
@@ -145,7 +156,9 @@ def test_the_command_prints_a_table_and_writes_report_and_page(trace: Path, tmp_
     assert report["data"]["accesses"] == 8000
     assert report["entries"] == sorted(set(report["entries"]))
     assert all(0 < ratio <= 1 for of in report["miss_ratios"].values() for ratio in of)
-    expected = ALL if not report["absent"] else (OURS, BUSY)
+    assert report["hot_entries"] == [max(1, entries // 32) * 32 for entries in report["entries"]]
+    assert [f"miss ratios with {entries:,} entries ..." for entries in report["entries"]] == done.stderr.splitlines()
+    expected = ALL if not report["absent"] else (OURS, BUSY, HOT, HOT_BUSY)
     assert tuple(report["miss_ratios"]) == tuple(expected)
     page = (tmp_path / "p.html").read_text()
     assert Strict(page).fetched == []
