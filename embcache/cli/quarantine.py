@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import typer
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 PAGE = 100
 PositionArgument = Annotated[int, typer.Argument(metavar="POSITION", min=1, help="The batch's position.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_Where: TypeAlias = tuple[Path | None, str | None, str | None]  # config, url, token
 
 
 class Quarantine(Protocol):
@@ -122,9 +124,7 @@ def release(
     yes: YesOption = False,
 ) -> None:
     """Apply one after all, as a new batch that no limit is for, but for rows that were changed since. Asks first."""
-    with _opened(config, url, token) as there:
-        if not yes:
-            typer.confirm(f"release {_told(there.quarantined(position))}?", abort=True, err=True)
+    with _confirmed("release {}?", position, (config, url, token), yes) as there:
         told = there.release(position)
     typer.echo(
         f"released at position {told['position']}: {counted(told['rows'], 'change')} of rows, {told['skipped']:,} "
@@ -141,11 +141,18 @@ def drop(
     yes: YesOption = False,
 ) -> None:
     """Forget one for good. Asks first."""
-    with _opened(config, url, token) as there:
-        if not yes:
-            typer.confirm(f"drop {_told(there.quarantined(position))} for good?", abort=True, err=True)
+    with _confirmed("drop {} for good?", position, (config, url, token), yes) as there:
         there.drop_quarantined(position)
     typer.echo(f"dropped the batch of position {position}")
+
+
+@contextmanager
+def _confirmed(question: str, position: int, where: _Where, yes: bool) -> Iterator[Quarantine]:
+    """The quarantine, once somebody has said that this is to happen to the batch of a position."""
+    with _opened(*where) as there:
+        if not yes:
+            typer.confirm(question.format(_told(there.quarantined(position))), abort=True, err=True)
+        yield there
 
 
 def _told(batch: Mapping[str, Any]) -> str:
