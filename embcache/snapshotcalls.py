@@ -15,7 +15,7 @@ def begin(link: Link, path: str) -> Pending[str]:
 
 def state(link: Link, snapshot: str) -> Pending[dict[str, Any]]:
     """{"state": "running", "done" or "failed", "at": [what, done, total], "done": {...}, "failure": {...}}."""
-    return Pending(link.call("snapshot_state", {"snapshot": snapshot}), lambda reply: _told(reply.meta), state=True)
+    return Pending(link.call("snapshot_state", {"snapshot": snapshot}), lambda reply: _told(reply.meta))
 
 
 def stop(link: Link, snapshot: str) -> Pending[None]:
