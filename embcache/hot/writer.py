@@ -1,4 +1,4 @@
-"""The hot tier's one writer: a thread that takes what the owner changed and what lookups asked for again, in one order.
+"""The hot tier's one writer: a thread that takes what the owner changed and what lookups asked for, in one order.
 
 Truth. A promotion carries ids, and their rows are read from the warm arena when it is their turn; the owner writes the
 arena before it feeds a change. So a row that was read too early is overtaken by a change that is still in line here: it

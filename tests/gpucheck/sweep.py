@@ -24,6 +24,7 @@ _LAUNCHES: tuple[dict[str, int], ...] = (
 )
 _COMPILED: tuple[dict[str, int], ...] = (
     {"SAMPLE": 8},
+    {"NOTED_TILES": 1 << 20},  # use is noted of every hit
     {"SAMPLE": 1 << 31, "NOTED_TILES": 0},  # use is noted of next to no hit
     {"blocks_an_sm": 8},
     {"blocks_an_sm": 12},

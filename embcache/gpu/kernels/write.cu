@@ -70,12 +70,12 @@ claim(const Pool* pools, u32 which, const u64* ids, u32 version, u32 count, u32*
             if (lane == 0) store_4(rows + i, NONE), store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, REFUSED));
             return;
         }
-        const bool comes = !own && digest == EMPTY, goes = !own && digest != EMPTY;
+        const bool goes = !own && digest != EMPTY;
         if (lane == way) {
             store_4(rows + i, stays ? NONE : row);
             if (stays) note_hit(pool, row);
             if (goes) store_16(said + i, make_uint4(slot.x, slot.y, slot.z, PUSHED_OUT));
-            else store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, comes ? NEW : REPLACED));
+            else store_16(said + i, make_uint4((u32)id, (u32)(id >> 32), version, own ? REPLACED : NEW));
         }
         if (__shfl_sync(FULL, (u32)goes, (i32)way))
             remember(queues, lane, __shfl_sync(FULL, fingerprint(mix((u64)slot.y << 32 | slot.x, slot.z)), (i32)way));
