@@ -6,6 +6,7 @@ from a neighbour would go unseen. Here the cache's folder is named after a diges
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -46,6 +47,8 @@ def cache_folder() -> Path | None:
 _FOLDER = cache_folder()
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 _NO_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which take as long to compile as a small function
+_ADDRESSES: dict[Kernel, int] = {}
+_KEPT: list[Any] = []  # their code lives as long as these do
 
 
 def note_compiled(name: str) -> None:
@@ -53,10 +56,6 @@ def note_compiled(name: str) -> None:
     if JIT_ENABLED and _FOLDER is not None:
         with suppress(OSError):  # the next start says once more that it compiles
             (_FOLDER / name).touch()
-
-
-_ADDRESSES: dict[Kernel, int] = {}
-_KEPT: list[Any] = []  # their code lives as long as these do
 
 
 @contextmanager
@@ -67,6 +66,34 @@ def _numba_caches_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         _config.CACHE_DIR = before
+
+
+def are_compiled(name: str) -> bool:
+    """Whether a start has noted so of READERS or the WRITER, in this folder."""
+    return _FOLDER is not None and (_FOLDER / name).exists()
+
+
+@contextmanager
+def compiling(what: str, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock on some kernels: whoever comes second finds on disk what the first has compiled.
+
+    -> False, and no lock, where another process has it and `wait` is false. It ends with its holder.
+    """
+    if not JIT_ENABLED or _FOLDER is None:
+        yield True
+        return
+    with (_FOLDER / f"{what}.lock").open("w") as file:
+        yield _locked(file.fileno(), wait=wait)
+
+
+def _locked(fd: int, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: each process compiles by itself
+        return True
+    return True
 
 
 def kernel(function: Kernel) -> Kernel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from embcache.host import convert, express, probe
 from embcache.host.arena import Arena
 from embcache.host.curve import Curve
 from embcache.host.expiring import add_expiring, take_current
-from embcache.host.jit import READERS, WRITER, note_compiled
+from embcache.host.jit import READERS, WRITER, are_compiled, compiling, note_compiled
 from embcache.host.memory import address_of
 from embcache.host.pool import SUM, pool_bags
 from embcache.host.rehearsing import rehearse
@@ -28,12 +29,45 @@ _DIM = 2
 
 def warm_readers() -> None:
     """Load, or compile, what a lookup needs: in every process that answers some, before it says that it is ready."""
+    _warm(READERS, {"probe": _warm_probe, "forms": _warm_forms, "rows": _warm_rows})
+
+
+def warm_writer() -> None:
+    """The same for the owner."""
+    _warm(WRITER, {"writer": _warm_writer})
+
+
+def _warm(name: str, groups: dict[str, Callable[[], None]]) -> None:
+    """Several processes that start at once, such as fronts, each compile what no other is at, and load the rest."""
+    left = dict(groups)
+    if not are_compiled(name):
+        for wait in (False, True):
+            for group, warm in list(left.items()):
+                with compiling(group, wait=wait) as may_compile:
+                    if may_compile:
+                        warm()
+                        del left[group]
+    for warm in left.values():
+        warm()
+    note_compiled(name)
+
+
+def _warm_probe() -> None:
     tables, version = _small_table()
     segments = _probe(tables)
     probe.settle_misses(segments[0], 0, np.zeros(0, np.uint8))
     probe.settle_found(segments[0], 0, np.zeros(0, np.uint8), HOT)
-    status, out = np.zeros(_IDS.size, np.uint8), np.zeros((_IDS.size, _DIM), np.float32)
+    word = np.zeros(1, np.uint32)
+    await_word(address_of(word), 0, 0)
+    tables.remove(version)
+
+
+def _warm_forms() -> None:
     express.address()
+
+
+def _warm_rows() -> None:
+    status, out = np.zeros(_IDS.size, np.uint8), np.zeros((_IDS.size, _DIM), np.float32)
     encoded, _ = convert.encode_rows(np.zeros((_IDS.size, _DIM), np.float32), F32)
     convert.decode_rows(encoded, F32, _DIM)
     rows, target = address_of(encoded), address_of(out)
@@ -44,14 +78,9 @@ def warm_readers() -> None:
     expiring = np.zeros((_IDS.size, 4 * _DIM + EXPIRY_BYTES), np.uint8)
     rows = address_of(expiring)
     take_current(rows, _IDS.size, expiring.shape[1], address_of(status), 0, address_of(out), rows)
-    word = np.zeros(1, np.uint32)
-    await_word(address_of(word), 0, 0)
-    tables.remove(version)
-    note_compiled(READERS)
 
 
-def warm_writer() -> None:
-    """The same for the owner."""
+def _warm_writer() -> None:
     tables, version = _small_table()
     held = tables.get(version)
     assert held is not None
@@ -73,7 +102,6 @@ def warm_writer() -> None:
     with tables.resizing(version, 1 << 16) as (old, new):
         new.take_over(old, 0, old.region.sets)
     held.table.check()
-    note_compiled(WRITER)
 
 
 def _small_table() -> tuple[HostTables, int]:
