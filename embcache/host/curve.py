@@ -18,9 +18,10 @@ in a region of any size. Of an id in its second set the slot says nothing; there
 (sweep.py). Only the few slots that pass are read, and the id there decides. A word that was written before its region
 was resized is taken for a hit of whoever stands there now: those of a few milliseconds, once a region is moved.
 
-Ids stand in a hash table of MAP places, open addressing; each has a moment, the number of its last access, and a binary
-indexed tree over moments counts the ids whose last access they are. When moments run out they are numbered anew.
-Invariant: counts[LIVE] ids are in the map, and each is the owner of one moment, its own.
+Ids stand in a hash table of MAP places, open addressing; each has a moment, the number of its last access. When moments
+run out they are numbered anew. How many ids have a later one is counted by spans, and within one by the moment.
+Invariants: counts[LIVE] ids are in the map, and each is the owner of one moment, its own; taken[s] moments of the s-th
+span have an owner.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from numpy.typing import NDArray
 
 from embcache.host.jit import inlined, kernel, part
 from embcache.host.layout import SET_BYTES, WAYS
-from embcache.host.machine import load_relaxed, load_u64
+from embcache.host.machine import load_i32, load_i64, load_relaxed, load_u64, store_i32, store_i64, store_u64
+from embcache.host.memory import address_of
 from embcache.host.reports import is_sampled, may_be_below, slot_of, slots_below, tags_below
 from embcache.host.sets import hash_id
 from embcache.host.sweep import SAMPLE
 
 FOLLOWED = 2048  # ids, about so many
-MOST_SHARE = 1 / 32  # of a table's ids: following one takes as long as some lookups
+MOST_SHARE = 0.01  # of a table's ids: following one takes as long as some lookups
 MAP = 4 * FOLLOWED  # a power of two
 MOMENTS = 4 * FOLLOWED
+SPAN = 64  # moments that are counted together
 MOST = 2 * FOLLOWED  # ids that the map takes
 LIVE, NEXT, ACCESSES, FOLLOWED_ACCESSES, NEW = range(5)
 _COUNTS = 5
@@ -50,95 +53,102 @@ EDGES = np.unique(np.round(np.geomspace(1, MOST, 56)).astype(np.int64))
 _BUCKET = np.searchsorted(EDGES, np.arange(1, MOST + 1)).astype(np.int64)
 
 
+# Where parts of a curve's memory stand, from its address on: Numba would count references to arrays at every call.
+_KEYS = 0
+_MOMENTS = _KEYS + 8 * MAP
+_OWNERS = _MOMENTS + 4 * MAP
+_TAKEN = _OWNERS + 4 * MOMENTS
+_COUNTED = _TAKEN + 4 * (MOMENTS // SPAN)
+_BYTES = _COUNTED + 8 * _COUNTS
+
+
 @inlined
-def _before(tree, moment):
+def _count(state, what, by):
+    at = state + _COUNTED + 8 * what
+    store_i64(at, load_i64(at) + by)
+
+
+@inlined
+def _counted(state, what):
+    return load_i64(state + _COUNTED + 8 * what)
+
+
+@inlined
+def _take(state, moment, by):
+    """A moment has an owner from now on (1), or none (-1)."""
+    at = state + _TAKEN + 4 * (moment // SPAN)
+    store_i32(at, np.int32(load_i32(at) + by))
+
+
+@inlined
+def _before(state, moment):
     """How many ids have their last access before a moment."""
-    total, place = np.int64(0), moment
-    while place > 0:
-        total += tree[place]
-        place -= place & -place
+    span, total = moment // SPAN, np.int64(0)
+    for i in range(span):
+        total += np.int64(load_i32(state + _TAKEN + 4 * i))
+    for i in range(span * SPAN, moment):
+        total += np.int64(load_i32(state + _OWNERS + 4 * i) >= 0)
     return total
 
 
-@inlined
-def _add(tree, moment, by):
-    place = moment + 1
-    while place <= MOMENTS:
-        tree[place] += by
-        place += place & -place
-
-
 @part
-def _number_anew(tree, owners, moments, counts):
+def _number_anew(state):
     """Give the ids the first moments, in their order."""
-    following = 0
+    following = np.int64(0)
     for moment in range(MOMENTS):
-        at = owners[moment]
+        at = load_i32(state + _OWNERS + 4 * moment)
         if at >= 0:
-            owners[moment] = -1
-            owners[following] = at
-            moments[at] = following
+            store_i32(state + _OWNERS + 4 * moment, np.int32(-1))
+            store_i32(state + _OWNERS + 4 * following, np.int32(at))
+            store_i32(state + _MOMENTS + 4 * np.int64(at), np.int32(following))
             following += 1
-    for place in range(1, MOMENTS + 1):  # each node counts the moments of as many places as its lowest bit says
-        low = place - (place & -place)
-        tree[place] = min(following, place) - min(following, low)
-    counts[NEXT] = following
+    for span in range(MOMENTS // SPAN):
+        store_i32(state + _TAKEN + 4 * span, np.int32(min(max(following - span * SPAN, 0), SPAN)))
+    store_i64(state + _COUNTED + 8 * NEXT, following)
 
 
 @part
-def _follow(key, h, keys, moments, tree, owners, seen, counts):
-    """An access to an id that is followed."""
+def _follow(key, h, state):
+    """An access to an id that is followed; -> how many others were asked for since its last one, -1 for the first."""
     at = np.int64(h & np.uint64(MAP - 1))
-    while moments[at] >= 0 and keys[at] != key:
+    while load_i32(state + _MOMENTS + 4 * at) >= 0 and np.uint64(load_u64(state + _KEYS + 8 * at)) != key:
         at = (at + 1) & (MAP - 1)
-    if moments[at] < 0:
-        if counts[LIVE] >= MOST:
-            return
-        counts[NEW] += 1
-        counts[LIVE] += 1
-        keys[at] = key
+    moment, others = np.int64(load_i32(state + _MOMENTS + 4 * at)), np.int64(-1)
+    if moment < 0:
+        if _counted(state, LIVE) >= MOST:
+            return others
+        _count(state, NEW, 1)
+        _count(state, LIVE, 1)
+        store_u64(state + _KEYS + 8 * at, key)
     else:
-        moment = np.int64(moments[at])
-        seen[_BUCKET[min(counts[LIVE] - 1 - _before(tree, moment), MOST - 1)]] += 1.0
-        _add(tree, moment, -1)
-        owners[moment] = -1
-    moments[at] = 0  # it is in the map from here on
-    if counts[NEXT] == MOMENTS:
-        _number_anew(tree, owners, moments, counts)
-    moment = counts[NEXT]
-    moments[at], owners[moment] = moment, at
-    _add(tree, moment, 1)
-    counts[NEXT] += 1
+        others = _counted(state, LIVE) - 1 - _before(state, moment)
+        _take(state, moment, -1)
+        store_i32(state + _OWNERS + 4 * moment, np.int32(-1))
+    if _counted(state, NEXT) == MOMENTS:
+        _number_anew(state)
+    moment = _counted(state, NEXT)
+    store_i32(state + _MOMENTS + 4 * at, np.int32(moment))
+    store_i32(state + _OWNERS + 4 * moment, np.int32(at))
+    _take(state, moment, 1)
+    _count(state, NEXT, 1)
+    return others
 
 
 @kernel
-def follow_ids(ids, below, keys, moments, tree, owners, seen, counts):
+def follow_ids(ids, below, state, seen):
     """Ids u64 [n] were asked for."""
-    counts[ACCESSES] += ids.shape[0]
+    _count(state, ACCESSES, ids.shape[0])
     for i in range(ids.shape[0]):
         h = hash_id(ids[i])
         if np.int64(h >> np.uint64(32)) < below:
-            counts[FOLLOWED_ACCESSES] += 1
-            _follow(np.uint64(ids[i]), h, keys, moments, tree, owners, seen, counts)
-
-
-@part
-def _follow_slot(region, slot, below, keys, moments, tree, owners, seen, counts):
-    """A slot was hit that may hold an id which is followed."""
-    index, way = slot // WAYS, slot % WAYS
-    if index >= region[1]:
-        return
-    head = region[0] + index * SET_BYTES
-    if (np.uint64(load_relaxed(head)) >> np.uint64(way + 1)) & np.uint64(1) == np.uint64(1):
-        key = np.uint64(load_u64(head + 8 * (way + 1)))
-        h = hash_id(key)
-        if np.int64(h >> np.uint64(32)) < below:
-            counts[FOLLOWED_ACCESSES] += 1
-            _follow(key, h, keys, moments, tree, owners, seen, counts)
+            _count(state, FOLLOWED_ACCESSES, 1)
+            others = _follow(np.uint64(ids[i]), h, state)
+            if others >= 0:
+                seen[_BUCKET[min(others, MOST - 1)]] += 1.0
 
 
 @kernel
-def follow_reports(region, words, below, keys, moments, tree, owners, seen, counts):
+def follow_reports(region, words, below, state, seen):
     """Slots of a region (writer.py) were hit, words u64 [n] (reports.py).
 
     Nothing is read for a word that cannot be of an id which is followed, and no branch depends on one, but for a block.
@@ -149,11 +159,23 @@ def follow_reports(region, words, below, keys, moments, tree, owners, seen, coun
         for i in range(begin, end):
             sampled += is_sampled(words[i])
             some += np.int64(may_be_below(words[i], slots, tags))
-        if some > 0:
-            for i in range(begin, end):
-                if may_be_below(words[i], slots, tags):
-                    _follow_slot(region, slot_of(words[i]), below, keys, moments, tree, owners, seen, counts)
-    counts[ACCESSES] += words.shape[0] + (SAMPLE - 1) * sampled
+        if some == 0:
+            continue
+        for i in range(begin, end):
+            slot = slot_of(words[i])
+            if not may_be_below(words[i], slots, tags) or slot >= region[1] * WAYS:
+                continue
+            head, way = region[0] + slot // WAYS * SET_BYTES, slot % WAYS
+            if (np.uint64(load_relaxed(head)) >> np.uint64(way + 1)) & np.uint64(1) == np.uint64(0):
+                continue
+            key = np.uint64(load_u64(head + 8 * (way + 1)))
+            h = hash_id(key)
+            if np.int64(h >> np.uint64(32)) < below:
+                _count(state, FOLLOWED_ACCESSES, 1)
+                others = _follow(key, h, state)
+                if others >= 0:
+                    seen[_BUCKET[min(others, MOST - 1)]] += 1.0
+    _count(state, ACCESSES, words.shape[0] + (SAMPLE - 1) * sampled)
 
 
 class Curve:
@@ -166,21 +188,16 @@ class Curve:
         """
         self.rows = rows
         self.share = min(most, FOLLOWED / max(rows, 1))
+        self._below = np.int64(max(self.share * _ALL, 1))
         self._seen = np.zeros(len(EDGES), np.float64)
-        self._counts = np.zeros(_COUNTS, np.int64)
-        self._state = (
-            np.int64(max(self.share * _ALL, 1)),
-            np.zeros(MAP, np.uint64),
-            np.full(MAP, -1, np.int32),
-            np.zeros(MOMENTS + 1, np.int32),
-            np.full(MOMENTS, -1, np.int32),
-            self._seen,
-            self._counts,
-        )
+        self._memory = np.zeros(_BYTES, np.uint8)
+        self._memory[_MOMENTS:_TAKEN] = 0xFF  # no place is taken, and no moment has an owner
+        self._counts = self._memory[_COUNTED:].view(np.int64)
+        self._state = np.int64(address_of(self._memory))
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._state[1:])
+        return self._memory.nbytes + self._seen.nbytes
 
     @property
     def accesses(self) -> int:
@@ -199,11 +216,11 @@ class Curve:
 
     def missed(self, ids: NDArray[np.uint64]) -> None:
         """Ids u64 [n] were asked for that are not in memory."""
-        follow_ids(ids, *self._state)
+        follow_ids(ids, self._below, self._state, self._seen)
 
     def hit(self, region: tuple[np.int64, ...], words: NDArray[np.uint64]) -> None:
         """Readers hit slots of the table's region (a tuple of addresses, see writer.py): words u64 [n] (reports.py)."""
-        follow_reports(region, words, *self._state)
+        follow_reports(region, words, self._below, self._state, self._seen)
 
     def fade(self) -> None:
         """Let what was counted so far weigh half as much."""

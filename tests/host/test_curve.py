@@ -154,7 +154,7 @@ def test_all_hits_of_followed_ids_are_followed_in_full_tables_of_any_size() -> N
     assert rows.tolist() == [0, *(EDGES / 0.1).tolist()]
 
 
-@pytest.mark.parametrize(("distinct", "share"), [(3000, 1 / 32), (200_000, 2048 / 200_000)])
+@pytest.mark.parametrize(("distinct", "share"), [(3000, 0.01), (400_000, 2048 / 400_000)])
 def test_which_ids_are_followed_is_said_by_their_hashes(distinct: int, share: float) -> None:
     ids, curve = zipf_ids(60_000, distinct, seed=3), Curve(distinct)
     curve.missed(ids)
