@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from numpy.typing import NDArray
 
 from embcache.host.jit import kernel
@@ -29,7 +28,7 @@ def test_words_come_by_their_entries_in_their_order(words: list[int]) -> None:
 
 @kernel
 def _of_id(key: np.uint64, sets: np.uint64, below: np.int64, rest: np.uint64, told: NDArray[np.uint64]) -> None:
-    """What a hit of an id is told by in its first set and in its second one, and whether it may be below: told [2, 3]."""
+    """The words of hits in its first set and in its second one, and whether they may be below: told [2, 3]."""
     h = hash_id(key)
     for turn in range(2):
         slot = np.uint64(set_of(h, FIRST if turn == 0 else SECOND, sets) * 7)
