@@ -114,6 +114,7 @@ class Owner(Section):
 
     start_timeout_s: Annotated[Seconds, Field(gt=0)] = 300.0
     import_idle_s: Annotated[Seconds, Field(gt=0)] = 600.0
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
 
 
 def _device(value: object) -> object:

@@ -177,6 +177,7 @@ def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
         ("[server]\nbody_timeout_s = inf", r"server.body_timeout_s should be a finite number \(got inf\)"),
         ("[owner]\nimport_idle_s = nan", r"owner.import_idle_s should be a finite number"),
         ("[owner]\nstart_timeout_s = 1e300", r"owner.start_timeout_s should be less than or equal to 2000000"),
+        ("[owner]\nnice = -1", r"owner.nice should be greater than or equal to 0"),
         ("[hot]\ndevice = -1", r'hot.device should be "auto", "off" or a CUDA device number'),
         ('[hot]\ncrossover_ids = "few"', r'hot.crossover_ids should be "auto" or a number of ids'),
         ('[hot]\npinned = ["Item"]', r"hot.pinned"),

@@ -39,9 +39,11 @@ def main() -> None:
     told = receive_line(line)
     if told is None:
         return
+    settings = Settings.from_json(told)
+    os.nice(settings.owner.nice)  # before there are other threads: each keeps what it was made with
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         arena = Arena.adopt(arguments.arena_fd, writable=True)
-        sys.exit(runner.run(_serve(Settings.from_json(told), arena, line, arguments.claimed)))
+        sys.exit(runner.run(_serve(settings, arena, line, arguments.claimed)))
 
 
 async def _serve(settings: Settings, arena: Arena, line: socket.socket, claimed: bool) -> int:

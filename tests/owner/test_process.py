@@ -58,13 +58,17 @@ def test_an_owner_serves_and_closes_cleanly(tmp_path: Path) -> None:
             before = catalogue(link)["item"]
             assert link.hello["pid"] == owner.pid
         assert owner.stop(WAIT) == 0
-    assert not owner.arena.alive
-    assert not (tmp_path / frames.SOCKET_NAME).exists()
-    assert not any(log.stat().st_size for log in (tmp_path / "rocksdb").glob("*.log")), "the store was closed"
-    with OwnerProcess.start(settings(tmp_path)), linked(tmp_path) as link:
-        after = catalogue(link)["item"]
-        assert (after.number, after.rows) == (before.number, len(IDS))
-        assert read(link, after, IDS)[1].tobytes() == OLD.tobytes()
+
+
+def test_an_owner_stands_back_with_all_that_it_starts(tmp_path: Path) -> None:
+    kind = settings(tmp_path)
+    with OwnerProcess.start(kind.model_copy(update={"owner": kind.owner.model_copy(update={"nice": 3})})) as owner:
+        tasks = Path(f"/proc/{owner.pid}/task")
+        names = {int(task.name): (task / "comm").read_text() for task in tasks.iterdir()}
+        started = [task for task, name in names.items() if name.startswith("rocksdb")]
+        assert started
+        nice = min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
+        assert {os.getpriority(os.PRIO_PROCESS, task) for task in [owner.pid, *started]} == {nice}
 
 
 @pytest.fixture(scope="module")
