@@ -58,6 +58,13 @@ def test_an_owner_serves_and_closes_cleanly(tmp_path: Path) -> None:
             before = catalogue(link)["item"]
             assert link.hello["pid"] == owner.pid
         assert owner.stop(WAIT) == 0
+    assert not owner.arena.alive
+    assert not (tmp_path / frames.SOCKET_NAME).exists()
+    assert not any(log.stat().st_size for log in (tmp_path / "rocksdb").glob("*.log")), "the store was closed"
+    with OwnerProcess.start(settings(tmp_path)), linked(tmp_path) as link:
+        after = catalogue(link)["item"]
+        assert (after.number, after.rows) == (before.number, len(IDS))
+        assert read(link, after, IDS)[1].tobytes() == OLD.tobytes()
 
 
 def test_an_owner_stands_back_with_all_that_it_starts(tmp_path: Path) -> None:
