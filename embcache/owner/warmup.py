@@ -60,7 +60,7 @@ class WarmUp:
         warming = [Warming(move) for move in moves]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                listed = [(await by_use(self._memory, each.move.before.number)).joined() for each in warming]
+                listed = [await self._in_use(each.move.before.number) for each in warming]
                 self._tables.make_room(moves)
                 await self._memory.settled()
                 for each, ids in zip(warming, listed, strict=True):
@@ -68,6 +68,11 @@ class WarmUp:
                 await self._bring_all(warming)
         self._tables.make_room(moves)  # also where there was no time
         return warming
+
+    async def _in_use(self, number: int) -> InUse:
+        """What is in memory of a version, put in order in a thread."""
+        listed = await by_use(self._memory, number)
+        return await asyncio.to_thread(listed.joined)
 
     def _line_up(self, warming: Warming, held: InUse) -> None:
         """As many of the first ids as find room, in pieces."""
