@@ -28,6 +28,7 @@ class RepeatedLookup:
         self.attachment = attachment
         self.view = view = views.find(table, version)
         self.history = views.history
+        self.row_bytes = view.spec.row_bytes
         self._generation = views.generation
         self._segments = np.zeros((1, SEGMENT_COLUMNS), np.int64)
         self._segments[0, :COUNT] = view.columns

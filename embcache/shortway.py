@@ -47,7 +47,7 @@ class ShortWay:
         if lookup is None or not count or not lookup.gives(dtype) or not lookup.takes(count):
             return None
         spec = lookup.view.spec
-        rows_bytes = count * spec.row_bytes
+        rows_bytes = count * lookup.row_bytes
         buffer = self._memory.take(rows_bytes + _POSITION_BYTES + count)  # the position comes behind whole words
         at = address_of(buffer)
         status_at = rows_bytes + _POSITION_BYTES

@@ -132,7 +132,7 @@ class Answered:
     def end(self) -> int:
         if self.done == self.count:
             return self._layout.size
-        return self._layout.rows + self.done * self.kind.lookup.view.spec.row_bytes
+        return self._layout.rows + self.done * self.kind.lookup.row_bytes
 
     @property
     def status(self) -> bytes:
