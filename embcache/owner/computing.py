@@ -21,7 +21,6 @@ from embcache.host.expiry import (
     UNSAID,
     Times,
     after,
-    are_over,
     as_in_memory,
     expiries_of,
     with_expiries,
@@ -181,9 +180,8 @@ def _add_to_expiring(
     given = work.each([UNSAID if said.ttl_s is None else said.expiry(None) for said in work.said])
     sums, expiries = decode_rows(rows, work.spec.cold_code, work.spec.dim), expiries_of(rows)
     expiries[state == ABSENT] = _OVER_FOR_EVER
-    defaults = np.zeros_like(sums)
-    over = are_over(expiries, int(times.max(initial=0)))
-    defaults[over] = default_values(work.spec, own[over])
+    # Of all of them: a row may also expire by one of the changes, and be added to by the next.
+    defaults = default_values(work.spec, own)
     saturated = add_expiring(sums, expiries, places, deltas, times, given, work.expiries(), defaults)
     return with_expiries(sums.view(np.uint8), expiries), int(saturated)
 

@@ -4,6 +4,7 @@ each row again. Time stands still but for what a test lets pass."""
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -159,6 +160,26 @@ def test_a_batch_that_was_logged_before_rows_could_expire_is_read() -> None:
         None,
         IDS[:1].tolist(),
     )
+
+
+def test_a_row_that_expires_between_changes_applied_together_begins_anew(told: Both, store: WatchedStore) -> None:
+    told.push((ASSIGN, IDS[:4], floats(IDS[:4]), 200))
+    held, gate = threading.Event(), threading.Event()
+
+    def hold(call: str) -> None:
+        if call == "commit":
+            held.set()
+            assert gate.wait(WAIT)
+
+    store.before = hold
+    told.begin((ASSIGN, IDS[10:11], floats(IDS[10:11]), None))
+    assert held.wait(WAIT), "the applier is busy until both of the next are there"
+    told.begin((ADD, IDS[:3], floats(IDS[:3]), 1))
+    told.later(5_000)
+    last = told.begin((ADD, IDS[1:4], floats(IDS[1:4]), None))
+    gate.set()
+    told.owner.run(told.owner.owner.parts.intake.wait_applied(last, WAIT))
+    told.check()
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1024])
