@@ -46,7 +46,8 @@ def test_false_starts_in_a_row_end_it() -> None:
 def test_an_owner_that_cannot_start_again_ends_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tries = []
 
-    def begin_owner(settings: Settings) -> None:
+    def begin_owner(settings: Settings, *, claimed: bool) -> None:
+        assert claimed
         tries.append(settings)
         raise StorageCorrupt("the catalogue is damaged")
 

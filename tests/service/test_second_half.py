@@ -142,7 +142,8 @@ def test_rows_of_the_second_half_may_be_newer_than_the_position_never_older(
             trainer.assign("wide", KNOWN, rows_of(KNOWN, DIM) + 1)
             other.lookup({"wide": KNOWN[:1]}, min_position=trainer.flush())
 
-        before = client.lookup({"wide": KNOWN}).position
+        trainer.assign("wide", KNOWN, rows_of(KNOWN, DIM))  # behind the producer's opening, which is an entry, too
+        before = client.lookup({"wide": KNOWN}, min_position=trainer.flush()).position
         between.act = update
         result = client.lookup({"wide": KNOWN})
         assert result.position == before
