@@ -7,10 +7,8 @@ An attachment that is lost stays lost; the cache makes a new one.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +22,11 @@ from embcache.host.memory import address_of
 from embcache.host.ring import MASK, UseRing, private_ring
 from embcache.host.segment import COUNT, LEFT, MISSING, SEGMENT_COLUMNS, WARM
 from embcache.local.link import Link, Reply
+from embcache.pending import Pending
 from embcache.views import TableView, Views, parse_catalogue
 
 if TYPE_CHECKING:
     from embcache.hot.tier import HotTier
-
-CATALOGUE_TIMEOUT_S = 10.0
 
 
 class Attachment:
@@ -77,19 +74,12 @@ class Attachment:
             raise NotReady("the owner of the rows is being started again", {"retry_after_ms": 200})
 
     def refresh(self) -> None:
-        """Fetch the catalogue."""
-        try:
-            self._take_catalogue(self._ask_catalogue().result(CATALOGUE_TIMEOUT_S))
-        except TimeoutError:
-            raise NotReady("the owner did not send its catalogue in time", {"retry_after_ms": 200}) from None
+        """Fetch the catalogue; NotReady where the owner does not tell it within seconds."""
+        self._ask_catalogue().result()
 
     async def refresh_async(self) -> None:
         """`refresh` for an event loop."""
-        try:
-            async with asyncio.timeout(CATALOGUE_TIMEOUT_S):
-                self._take_catalogue(await asyncio.wrap_future(self._ask_catalogue()))
-        except TimeoutError:
-            raise NotReady("the owner did not send its catalogue in time", {"retry_after_ms": 200}) from None
+        await self._ask_catalogue()
 
     def probe(self, segments: NDArray[np.int64]) -> int:
         """Look up a lookup's segments in the arena; -> how many ids are left."""
@@ -146,9 +136,9 @@ class Attachment:
         """Leave the owner. Lookups under way fail; the mapping goes with its last user."""
         self.link.close()
 
-    def _ask_catalogue(self) -> Future[Reply]:
+    def _ask_catalogue(self) -> Pending[None]:
         self.check()
-        return self.link.call("catalogue")
+        return Pending(self.link.call("catalogue"), self._take_catalogue, state=True)
 
     def _take_catalogue(self, reply: Reply) -> None:
         views = parse_catalogue(reply.meta)

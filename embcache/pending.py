@@ -19,8 +19,8 @@ STATE_S = 5.0  # what the owner knows without any work: later it is stopped, or 
 class Pending(Generic[T]):
     """`result()` waits for it, `await` awaits it; both raise the owner's error.
 
-    state: it is about how things are, which changes nothing; NotReady after STATE_S. Else DeadlineExceeded after
-    TIMEOUT_S, when nobody knows whether it was done.
+    state: it is about how things are, or is a hint, and may as well not have been asked: NotReady after STATE_S. Else
+    DeadlineExceeded after TIMEOUT_S, when nobody knows whether it was done.
     """
 
     def __init__(self, future: Future[Reply], read: Callable[[Reply], T], *, state: bool = False) -> None:

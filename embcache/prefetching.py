@@ -24,7 +24,7 @@ def prefetch(attachment: Attachment, queries: Sequence[Query]) -> Pending[Prefet
     parts = [[view.number, ids.size] for view, ids in zip(views, lacking, strict=True) if ids.size]
     count = sum(query.ids.size for query in queries)
     call = attachment.link.call("prefetch", {"parts": parts}, [ids for ids in lacking if ids.size])
-    return Pending(call, lambda reply: Prefetched(count, int(reply.meta["queued"])))
+    return Pending(call, lambda reply: Prefetched(count, int(reply.meta["queued"])), state=True)
 
 
 def _lacking(attachment: Attachment, view: TableView, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:

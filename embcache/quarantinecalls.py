@@ -17,7 +17,8 @@ def page(attachment: Attachment, after: int, limit: int) -> Pending[dict[str, An
 
 def show(attachment: Attachment, position: int) -> Pending[dict[str, Any]]:
     """One of them, with its "changes": [{"table", "op", "rows", "skipped"}, ...]."""
-    return Pending(attachment.link.call("quarantined", {"position": position}), lambda reply: _told(reply.meta))
+    call = attachment.link.call("quarantined", {"position": position})
+    return Pending(call, lambda reply: _told(reply.meta), state=True)
 
 
 def release(attachment: Attachment, position: int) -> Pending[dict[str, Any]]:

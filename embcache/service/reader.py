@@ -6,6 +6,7 @@ Knows no HTTP. Whoever answers a request asks `cache()` first: it never waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,18 @@ class Reader:
             raise NotReady(f"the owner of the rows is gone; {self._missing}")
 
     async def keep(self, attached: Callable[[], None]) -> None:
-        """Attach, and attach again whenever the owner is lost, for ever. Calls `attached` after each time."""
+        """Attach, and attach again whenever the owner is lost, for ever. Calls `attached` after each time.
+
+        Meanwhile the catalogue is kept current, also while nobody asks: no lookup waits for it then, nor for an owner
+        that stands still soon after a change.
+        """
         while True:
             await self._attach()
             attached()
             while self._cache is not None and self._cache.ready:
+                if self._cache.stale:
+                    with contextlib.suppress(EmbcacheError):  # who asks for something hears of it
+                        await self._cache.refresh_async()
                 await asyncio.sleep(_CHECK_EVERY_S)
             logger.warning("lost the owner of %s", self._folder)
 

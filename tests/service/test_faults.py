@@ -18,6 +18,8 @@ import msgpack
 import numpy as np
 import pytest
 
+from embcache import EmbeddingCache
+from embcache.pending import STATE_S
 from embcache_client import Client, RetryPolicy
 from embcache_client.errors import ClientError
 from embcache_client.results import COLD, LATE, WARM
@@ -201,7 +203,7 @@ def stopped_owner(mortal: Running) -> Iterator[None]:
 
 @pytest.mark.usefixtures("stopped_owner")
 def test_who_asks_an_owner_that_stands_still_how_things_are_hears_so(mortal: Running) -> None:
-    paths = ("/v1/position", "/v1/tables", "/v1/tables/item", "/v1/producers/p", "/v1/quarantine")
+    paths = ("/v1/position", "/v1/tables", "/v1/tables/item", "/v1/producers/p", "/v1/quarantine", "/v1/quarantine/1")
     with ThreadPoolExecutor(len(paths)) as threads:
         answers = list(threads.map(lambda path: mortal.ask(get(path)), paths))
     for path, answer in zip(paths, answers, strict=True):
@@ -212,6 +214,26 @@ def test_who_asks_an_owner_that_stands_still_how_things_are_hears_so(mortal: Run
         assert answer.headers["retry-after"] == "1"
     with mortal.client() as client:
         assert (client.lookup({"item": FILLED[:5]})["item"].status == WARM).all(), "what is in memory is answered"
+
+
+def test_a_change_of_tables_is_known_to_a_front_that_nobody_asks(mortal: Running) -> None:
+    """So that what is in memory is answered, too, where the owner stands still soon afterwards."""
+    with (
+        mortal.client(timeout=BACK_WITHIN_S, retry=PATIENT) as client,
+        EmbeddingCache.attach(mortal.folder / "data") as cache,
+    ):
+        client.lookup({"item": FILLED[:5]})
+        cache.create_table({"name": "unrelated", "dim": 4})
+        time.sleep(0.5)
+        owner = mortal.child("owner")
+        os.kill(owner, signal.SIGSTOP)
+        try:
+            asked = time.monotonic()
+            assert (client.lookup({"item": FILLED[:5]})["item"].status == WARM).all()
+            assert time.monotonic() - asked < STATE_S, "nobody waited for the owner"
+        finally:
+            os.kill(owner, signal.SIGCONT)
+        cache.drop_table("unrelated")
 
 
 def shared_memory() -> set[Path]:
