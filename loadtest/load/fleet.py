@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
@@ -97,7 +98,8 @@ class Fleet:
             process = _CONTEXT.Process(
                 target=main, args=(duty, self._newest, theirs), name=f"generator-{number}", daemon=True
             )
-            process.start()
+            with _unheard_of_interrupts():
+                process.start()
             theirs.close()
             self._members.append((process, ours))
 
@@ -195,6 +197,17 @@ def fleet_of(target: Target, workload: Workload, count: int) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
+
+
+@contextlib.contextmanager
+def _unheard_of_interrupts() -> Iterator[None]:
+    """Processes that are started in the block never hear of Ctrl-C, not even while they start; we do at its end."""
+    resource_tracker.ensure_running()  # else the first process starts it, and lets signals through afterwards
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

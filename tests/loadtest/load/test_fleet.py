@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -177,6 +178,18 @@ def test_interrupted_it_says_what_it_saw() -> None:
     assert 0 < outcome.window.total("answered") < 3000
     assert service.asked["/v1/lookup"] == outcome.warmup.total("answered") + outcome.window.total("answered")
     assert outcome.window_s < 30
+
+
+def test_generators_that_are_still_starting_hear_of_no_interrupt(capfd: pytest.CaptureFixture[str]) -> None:
+    with scripted() as service:
+        fleet = Fleet(Target(service.url), WORKLOAD, 2)
+        with closing(fleet):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGINT)
+            fleet.wait_ready()
+            outcome = fleet.run(PLAN)
+    assert outcome.window.total("answered") == 400
+    assert capfd.readouterr().err == ""
 
 
 def test_interrupted_between_taking_counts_and_adding_them_it_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
