@@ -448,9 +448,7 @@ class EmbeddingCache:
         if self._owner is not None:
             self._owner.abandon()
             self._owner = None
-        if self._claim is not None:
-            self._claim.abandon()
-            self._claim = None
+        self._claim = None  # it was abandoned, too (claim.py)
 
     def _end_owner(self) -> None:
         """End our own, close its store, and let others have the folder."""

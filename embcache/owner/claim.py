@@ -3,7 +3,7 @@
 RocksDB's own lock is an owner's, and free while another owner is being started: a second service that came just then
 would take the folder, and neither could go on. So whoever starts owners holds a lock (flock) on a file of the folder
 besides. The system lifts it at the end of that process, whatever it dies of, and not before: children are started with
-none of its descriptors, and a forked child closes its own (`abandon`).
+none of its descriptors, and a forked child closes its own first of all.
 
 So whoever has the claim and finds RocksDB's lock taken has met an owner whose parent has just died, which is closing.
 """
@@ -14,12 +14,23 @@ import contextlib
 import fcntl
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Final
 
 from embcache.errors import ConfigError
 
 FILE: Final = "embcache.lock"
+_claims: weakref.WeakSet[Claim] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    """In a forked child: they are the parent's, and must not live for our sake."""
+    for claim in list(_claims):
+        claim.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 class FolderTaken(ConfigError):
@@ -42,6 +53,7 @@ class Claim:
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._file = os.fdopen(fd, "r+b", buffering=0)  # closed with this object, at the latest
+            _claims.add(self)
         except OSError as error:
             raise ConfigError(f"cold.path {folder}: cannot be used: {error.strerror or error}") from error
         try:
@@ -65,7 +77,7 @@ class Claim:
             self._file.close()
 
     def abandon(self) -> None:
-        """In a forked child: the claim is the parent's, and must not live for our sake."""
+        """Be without it, and leave it to whoever else has the file open."""
         self._file.close()
 
 
