@@ -51,6 +51,11 @@ def least_bytes(row_bytes: int) -> int:
     return region_bytes_of(row_bytes, LEAST_SETS)
 
 
+def bytes_within(row_bytes: int, size: int) -> int:
+    """Bytes of the largest region that takes at most `size`, or of the smallest there is; it fits itself exactly."""
+    return region_bytes_of(row_bytes, _sets_within(row_bytes, size))
+
+
 def _absent_sets(sets: int, stride: int) -> int:
     return max(LEAST_SETS, layout.slots_of(sets, stride) // _ABSENT_SHARE // layout.SET_BYTES)
 
@@ -65,7 +70,7 @@ def region_bytes_of(row_bytes: int, sets: int) -> int:
 
 def _sets_within(row_bytes: int, size: int) -> int:
     slots = layout.WAYS * layout.stride_of(row_bytes)
-    sets = int(size / (layout.SET_BYTES + slots + slots / _ABSENT_SHARE))
+    sets = int(size / (layout.SET_BYTES + slots + slots / _ABSENT_SHARE)) + 1  # absent sets are whole ones
     while sets > LEAST_SETS and region_bytes_of(row_bytes, sets) > size:
         sets -= 1
     return max(LEAST_SETS, sets)

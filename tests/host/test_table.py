@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embcache.host.arena import Arena
 from embcache.host.eviction import MAIN
 from embcache.host.segment import MISSING, WARM
-from embcache.host.tables import HostTables, NoRoomError, region_bytes
+from embcache.host.tables import HostTables, NoRoomError, bytes_within, least_bytes, region_bytes, region_bytes_of
 from tests.host.reader import Reader, entries_of, slots_of
 
 EDGE_IDS = np.array([0, 1, 2**63, 2**64 - 1, 2**64 - 2], np.uint64)
@@ -267,3 +269,13 @@ def test_the_directory_has_an_end() -> None:
         tables.add(version, 4, 4096)
     with pytest.raises(NoRoomError, match="1024"):
         tables.add(1025, 4, 4096)
+
+
+@given(row_bytes=st.integers(4, 5000), sets=st.integers(2, 5000), less=st.integers(0, 4096))
+@example(row_bytes=564, sets=4, less=0)  # whose rows and absent marks end with the page
+def test_a_region_is_the_largest_that_takes_so_many_bytes(row_bytes: int, sets: int, less: int) -> None:
+    size = region_bytes_of(row_bytes, sets)
+    assert bytes_within(row_bytes, size) == size
+    counts = range(max(2, sets - 150), sets + 1)  # a page has room for 34 at most
+    within = [other for count in counts if (other := region_bytes_of(row_bytes, count)) <= size - less]
+    assert bytes_within(row_bytes, size - less) == max(within, default=least_bytes(row_bytes))
