@@ -66,7 +66,7 @@ class Memory:
         use yet.
         """
         wants = {other: want for other, want in self._wants.items() if other != replaced}
-        wants[version] = self._want_of(version if replaced is None else replaced, row_bytes, rows)
+        wants[version] = self._want_of(version, row_bytes, rows)
         self._check_room(wants)
         self._goes_on(version, replaced)
         try:
@@ -85,11 +85,12 @@ class Memory:
         So one that updates fill grows with what is asked of it, and an estimate that is too high costs little. One that
         has more than it wants, since nobody needs it, does not want it for that.
         """
-        held, want = self.tables.get(version), self._wants.get(version)
-        if held is None or want is None:
+        held = self.tables.get(version)
+        if held is None or version not in self._wants:
             return
         self._rows[version] = rows
         self._fix(version, held.table.row_bytes)
+        want = self._wants[version]
         if want.is_fixed or not FULL * held.table.region.slots <= len(held.table) < rows:
             return
         if held.table.region.size > want.most:
@@ -103,7 +104,7 @@ class Memory:
         """A version is to have room for `rows` rows, as far as its share goes; 0 for one that is hardly looked up.
 
         It gets more as it needs it (`expect`), and keeps what nobody else needs. before: the version of its table that
-        is asked for until now, whose share it gets.
+        is asked for until now, whose share it gets; a fixed one both have until the switch, if there is room for it.
         """
         held = self.tables.get(version)
         if held is None or version not in self._wants:
@@ -114,7 +115,9 @@ class Memory:
             self._goals.pop(version, None)
             self.curves.pop(version, None)
             held.table.curve = None
-        want = self._want_of(version, held.table.region.row_bytes, rows)
+        want = self._want_of(version if before is None else before, held.table.row_bytes, rows)
+        if before is not None and want.is_fixed and not self._fits(version, want):
+            want = Want.of(held.table.row_bytes, rows)
         if want != self._wants[version]:
             self._wants[version] = want
             self._divide_anew()
@@ -204,7 +207,7 @@ class Memory:
         sizes = {held.version: held.table.region.size for held in self.tables}
         targets = self._shares(self._wants)
         worth = WORTH_MOVING if self._goals else WORTH_GROWING
-        for version, size in moves(sizes, targets, self.capacity, worth).items():
+        for version, size in moves(sizes, targets, self.capacity, worth, self._fixed()).items():
             if version in self._wants:
                 await self._resize(version, size)
 
@@ -247,19 +250,25 @@ class Memory:
     def _shares(self, wants: Mapping[int, Want]) -> dict[int, int]:
         return settled(wants, self._goals, self.capacity)
 
+    def _fixed(self) -> set[int]:
+        return {version for version, want in self._wants.items() if want.is_fixed}
+
     def _want_of(self, version: int, row_bytes: int, rows: int) -> Want:
         nbytes = self.fixed(version)
         return Want.of(row_bytes, rows) if nbytes is None else Want.fixed(row_bytes, nbytes)
 
     def _fix(self, version: int, row_bytes: int) -> None:
-        """Give a version the share that is its own by the settings, from when it is live."""
+        """Give a version the share that is its own by the settings, where there was no room for it before."""
         nbytes = self.fixed(version)
-        if nbytes is None or self._wants[version] == Want.fixed(row_bytes, nbytes):
+        if nbytes is None or self._wants[version].is_fixed:
             return
-        wants = self._wants | {version: Want.fixed(row_bytes, nbytes)}
-        if sum(want.least for want in wants.values()) <= self.capacity:
-            self._wants = wants
+        want = Want.fixed(row_bytes, nbytes)
+        if self._fits(version, want):
+            self._wants[version] = want
             self._divide_anew()
+
+    def _fits(self, version: int, want: Want) -> bool:
+        return sum(each.least for each in (self._wants | {version: want}).values()) <= self.capacity
 
     def _goes_on(self, version: int, before: int | None) -> None:
         """A version takes another one's place: it is asked for the same ids, and gets as much memory."""
@@ -298,9 +307,11 @@ class Memory:
     def _check_room(self, wants: dict[int, Want]) -> None:
         least = sum(want.least for want in wants.values())
         if least > self.capacity:
+            fixed = sum(want.least for want in wants.values() if want.is_fixed)
+            shares = f", {fixed} of them as warm.fixed has it" if fixed else ""
             raise TooLarge(
-                f"the warm tier needs {least} bytes for a few rows of each of {len(wants)} table versions, and has "
-                f"{self.capacity}: raise warm.capacity",
+                f"the warm tier needs {least} bytes for a few rows of each of {len(wants)} table versions{shares}, and "
+                f"has {self.capacity}: raise warm.capacity",
                 {"least": least, "capacity": self.capacity},
             )
 

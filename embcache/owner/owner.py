@@ -15,7 +15,6 @@ from embcache.local import frames
 from embcache.named import warnings
 from embcache.owner.applier import Tiers
 from embcache.owner.bring import Bringer
-from embcache.owner.catalogue import LIVE
 from embcache.owner.feed_calls import FeedCalls
 from embcache.owner.feeds import Feeds
 from embcache.owner.imports import Imports
@@ -148,5 +147,5 @@ class Owner:
 
 def _fixed_share(tables: Tables, fixed: Mapping[str, int], number: int) -> int | None:
     """The bytes of the warm tier that the settings give a version: to the live one of a table."""
-    version = tables.find(number)
-    return fixed.get(version.spec.name) if version is not None and version.state == LIVE else None
+    name = tables.live_in(number)
+    return None if name is None else fixed.get(name)

@@ -7,11 +7,11 @@ A version cannot do with less than a few rows, which for wide ones may be more t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from embcache.fairness import pour
-from embcache.host.tables import least_bytes, region_bytes
+from embcache.host.tables import bytes_within, least_bytes, region_bytes
 
 HEADROOM = 1.1
 LEAST_BYTES = 256 << 10  # what an empty version wants
@@ -21,10 +21,14 @@ WORTH_GROWING = 1.25  # a region is made larger if it grows at least so much: mo
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a version would have, room for all its rows, and what it cannot do without: bytes."""
+    """What a version would have, room for all its rows, and what it cannot do without: bytes.
+
+    is_fixed: whether it has exactly that, in any case.
+    """
 
     most: int
     least: int
+    is_fixed: bool = False
 
     @classmethod
     def of(cls, row_bytes: int, rows: int) -> Want:
@@ -34,14 +38,9 @@ class Want:
 
     @classmethod
     def fixed(cls, row_bytes: int, nbytes: int) -> Want:
-        """Of a version that is to have so many bytes, whatever it and the others want."""
-        least = max(nbytes, least_bytes(row_bytes))
-        return cls(least, least)
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether it has its share in any case."""
-        return self.most == self.least
+        """Of a version that is to have so many bytes, whatever it and the others want: as its region can take them."""
+        exact = bytes_within(row_bytes, nbytes)
+        return cls(exact, exact, is_fixed=True)
 
 
 def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
@@ -56,16 +55,23 @@ def shares(wants: Mapping[int, Want], capacity: int) -> dict[int, int]:
 
 
 def moves(
-    sizes: Mapping[int, int], targets: Mapping[int, int], capacity: int, worth: float = WORTH_GROWING
+    sizes: Mapping[int, int],
+    targets: Mapping[int, int],
+    capacity: int,
+    worth: float = WORTH_GROWING,
+    exact: Collection[int] = (),
 ) -> dict[int, int]:
     """{version: new bytes} of the regions worth changing, those that shrink first.
 
     `sizes` are the bytes they have, `targets` those they should have, of which growing by less than `worth` is not
-    worth it. A region that is too large is left alone for as
-    long as nobody needs its bytes.
+    worth it. A region that is too large is left alone for as long as nobody needs its bytes. Those of the versions
+    `exact` get their targets in any case.
     """
-    larger = {v: target for v, target in targets.items() if target >= sizes[v] * worth}
+    least = {v: 1.0 if v in exact else worth for v in targets}
+    larger = {v: target for v, target in targets.items() if target > sizes[v] and target >= sizes[v] * least[v]}
     smaller = {v: target for v, target in targets.items() if target < sizes[v]}
-    if sum(larger.get(version, size) for version, size in sizes.items()) <= capacity:
-        smaller = {}
+    in_any_case = {v: target for v, target in smaller.items() if v in exact}
+    changed = larger | in_any_case
+    if sum(changed.get(version, size) for version, size in sizes.items()) <= capacity:
+        smaller = in_any_case
     return smaller | larger

@@ -79,6 +79,7 @@ class Tables:
         self._labels: dict[str, int] = {}
         self._rows: dict[int, int] = {}
         self._known: dict[int, Version] = {}
+        self._coming: Version | None = None  # that a change in progress will name
         self._unnamed: set[int] = set()  # versions in the store, or what is left of them
         self._has_regions = False
         self._lineage: Lineage | None = None
@@ -100,6 +101,12 @@ class Tables:
     def find(self, number: int) -> Version | None:
         """A version that the catalogue names."""
         return self._known.get(number)
+
+    def live_in(self, number: int) -> str | None:
+        """The name of the table whose live version this is, or will be once the change that brings it is done."""
+        coming = self._coming
+        version = coming if coming is not None and coming.number == number else self.find(number)
+        return version.spec.name if version is not None and version.state == LIVE else None
 
     def named(self, name: str) -> Table:
         """A table by its name. UnknownTable when there is none."""
@@ -401,6 +408,7 @@ class Tables:
 
     async def _install(self, table: Table, version: Version, rows: int, replaced: int | None = None) -> int:
         """Steps 2 to 5 for a table one of whose versions lies in the store; on an error before 3 that goes again."""
+        self._coming = version
         try:
             if self._has_regions:
                 wanted = rows if version.state == LIVE else 0
@@ -409,6 +417,8 @@ class Tables:
         except Exception:
             self._forget(version.number)
             raise
+        finally:
+            self._coming = None
 
     def _publish(self) -> None:
         self._known = self._catalogue.numbered()

@@ -87,18 +87,23 @@ async def settled(owner: OwnerThread) -> int:
 @given(
     st.dictionaries(st.integers(1, 20), st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1),
     st.integers(1, 20_000),
+    st.sets(st.integers(1, 20)),
 )
-def test_moves_end_within_the_capacity_and_spare_what_fits(pairs: dict[int, tuple[int, int]], capacity: int) -> None:
+def test_moves_end_within_the_capacity_and_spare_what_fits(
+    pairs: dict[int, tuple[int, int]], capacity: int, exact: set[int]
+) -> None:
     sizes = {v: size for v, (size, _) in pairs.items()}
     targets = shares({v: Want(want, 0) for v, (_, want) in pairs.items()}, capacity)
-    made = moves(sizes, targets, capacity)
+    made = moves(sizes, targets, capacity, exact=exact)
     after = sizes | made
     assert sum(after.values()) <= max(capacity, sum(min(sizes[v], targets[v] * 1.25) for v in sizes))
     assert all(made[v] == targets[v] != sizes[v] for v in made)
     grown = [made[v] > sizes[v] for v in made]
     assert grown == sorted(grown), "what shrinks goes first"
-    if sum(sizes.values()) <= capacity and all(targets[v] < sizes[v] * 1.25 for v in sizes):
-        assert not made
+    assert all(after[v] == targets[v] for v in exact & sizes.keys()), "too large or too small, by however little"
+    if sum(after.values()) <= capacity and all(targets[v] < sizes[v] * 1.25 for v in sizes.keys() - exact):
+        needed = sum(targets[v] if v in exact else size for v, size in sizes.items()) > capacity
+        assert needed or made.keys() <= exact
 
 
 def test_a_version_that_fits_holds_all_its_rows(tmp_path: Path, store: WatchedStore) -> None:

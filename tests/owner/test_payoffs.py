@@ -17,12 +17,12 @@ from embcache.config import Warm
 from embcache.errors import TooLarge
 from embcache.host.arena import Arena
 from embcache.host.curve import Curve
-from embcache.host.tables import FILL, NoRoomError
+from embcache.host.tables import FILL, NoRoomError, bytes_within
 from embcache.owner import payoffs
 from embcache.owner.gains import KEPT, STEP, WORTH, Payoff, by_gain, missed, next_step, settled
 from embcache.owner.memory import Memory
 from embcache.owner.payoffs import Payoffs
-from embcache.owner.shares import FILLED, Want, shares
+from embcache.owner.shares import FILLED, Want, moves, shares
 from embcache.spec import TableSpec
 from tests.host.test_curve import missed_by_lru
 from tests.owner import support
@@ -294,6 +294,70 @@ def test_a_share_becomes_fixed_when_its_version_goes_live(loop: asyncio.Runner) 
     assert sizes_of(memory)[2] > 3 << 20
 
 
+def test_a_fixed_share_is_had_where_there_is_room_for_more(loop: asyncio.Runner) -> None:
+    fixed: dict[int, int] = {}
+    memory = new_memory({1: 10_000, 2: 3000, 3: 3000}, fixed)
+    before = sizes_of(memory)
+    fixed |= {1: 1 << 20, 2: before[2] * 11 // 10}
+    assert sum(before.values()) < CAPACITY * FILLED
+    for version in before:
+        memory.expect(version, 10_000)
+    loop.run(divided(memory))
+    assert sizes_of(memory) == {v: bytes_within(ROW, nbytes) for v, nbytes in fixed.items()} | {3: before[3]}
+    memory.add(4, ROW, 0)
+    loop.run(divided(memory))
+    assert not moves(sizes_of(memory), memory._shares(memory.wants), CAPACITY, exact={1, 2}), "it stays as it is"
+
+
+def test_a_fixed_share_fills_and_stays_fixed(loop: asyncio.Runner) -> None:
+    fixed: dict[int, int] = {}
+    memory = new_memory({1: 0}, fixed)
+    fixed[1] = 1 << 19
+    for _ in range(3):
+        region, ids = memory.region(1), some_ids(10_000)
+        assert region is not None
+        region.insert(ids, np.zeros((ids.size, ROW), np.uint8))
+        memory.expect(1, ids.size)
+        assert memory.wants[1].is_fixed
+        loop.run(divided(memory))
+        assert sizes_of(memory)[1] == bytes_within(ROW, 1 << 19)
+
+
+def test_a_version_that_is_to_go_live_has_the_fixed_share_before(loop: asyncio.Runner) -> None:
+    fixed = {1: 2 << 20}
+    memory = new_memory({1: 20_000, 2: 0}, fixed)
+    memory.want(2, 20_000, before=1)
+    loop.run(divided(memory))
+    assert sizes_of(memory) == dict.fromkeys((1, 2), bytes_within(ROW, 2 << 20))
+
+
+def test_a_fixed_share_that_has_no_room_twice_is_had_after_the_switch(loop: asyncio.Runner) -> None:
+    fixed = {1: 5 << 20}
+    memory = new_memory({1: 40_000, 2: 0}, fixed)
+    memory.want(2, 40_000, before=1)
+    loop.run(divided(memory))
+    assert not memory.wants[2].is_fixed
+    assert sizes_of(memory)[1] == bytes_within(ROW, 5 << 20)
+    fixed[2] = fixed.pop(1)
+    for version, rows in ((2, 40_000), (1, 0)):
+        memory.want(version, rows)
+    loop.run(divided(memory))
+    assert sizes_of(memory)[2] == bytes_within(ROW, 5 << 20)
+    assert sum(sizes_of(memory).values()) <= CAPACITY
+
+
+def test_a_version_of_wide_rows_that_nobody_fixed_grows(loop: asyncio.Runner) -> None:
+    wide = 64 << 10  # of which the smallest region takes more than an empty version wants
+    memory = Memory(Arena.create(CAPACITY), huge_pages=False)
+    memory.add(1, wide, 0)
+    region, ids = memory.region(1), some_ids(50)
+    assert region is not None
+    region.insert(ids, np.zeros((ids.size, wide), np.uint8))
+    memory.expect(1, ids.size)
+    loop.run(divided(memory))
+    assert sizes_of(memory)[1] > region.region.size
+
+
 def test_a_new_version_takes_over_what_is_known_of_the_one_before(loop: asyncio.Runner) -> None:
     memory = new_memory({1: MANY, 2: MANY})
     looks = Payoffs(memory, move=True)
@@ -369,8 +433,8 @@ async def test_an_owner_looks_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyP
 def test_a_declared_share_is_that_of_the_live_version_through_imports_and_switches(
     tmp_path: Path, store: WatchedStore
 ) -> None:
-    ids, share = some_ids(2 * support.CAPACITY // ROW), 1 << 20
-    settings = Warm(capacity=support.CAPACITY, fixed=("wide=1MiB",))
+    ids, share = some_ids(2 * support.CAPACITY // ROW), 2 << 20
+    settings = Warm(capacity=support.CAPACITY, fixed=("wide=2MiB",))
     wide, other = (TableSpec(name=name, dim=64) for name in ("wide", "other"))
     with OwnerThread(store, tmp_path, [wide, other], warm=settings) as owner:
         link = owner.link()
@@ -394,6 +458,26 @@ def test_a_declared_share_is_that_of_the_live_version_through_imports_and_switch
         assert catalogue(link)["wide"].number != before
         assert is_fixed("wide"), "the version that went live has it"
         assert owner.when(lambda: size(before) < share)
+
+
+def test_a_table_that_an_import_makes_has_its_fixed_share_from_the_first(tmp_path: Path, store: WatchedStore) -> None:
+    ids = some_ids(6000)  # that all fit
+    settings = Warm(capacity=support.CAPACITY, fixed=("wide=512KiB",))
+    with OwnerThread(store, tmp_path, warm=settings) as owner:
+        link, spec = owner.link(), TableSpec(name="wide", dim=64)
+        fill(link, "wide", ids, rows_of(ids, ROW), spec)
+        memory, number = owner.owner.parts.memory, catalogue(link)["wide"].number
+        assert sizes_of(memory)[number] == bytes_within(ROW, 512 << 10)
+        assert memory.wants[number].is_fixed
+
+
+def test_a_table_whose_fixed_share_has_no_room_is_refused(tmp_path: Path, store: WatchedStore) -> None:
+    settings = Warm(capacity=support.CAPACITY, fixed=(f"wide={support.CAPACITY}",))
+    with OwnerThread(store, tmp_path, [TableSpec(name="other", dim=64)], warm=settings) as owner:
+        link = owner.link()
+        with pytest.raises(TooLarge, match=r"of them as warm\.fixed has it, and has .*: raise warm\.capacity"):
+            link.call("create", {"spec": TableSpec(name="wide", dim=64).to_json()}).result(WAIT)
+        assert catalogue(link).keys() == {"other"}
 
 
 def test_settings_that_name_a_table_which_is_not_there_are_warned_of(
