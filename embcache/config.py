@@ -60,6 +60,7 @@ def _at_most(limit: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+LEAST_WARM = 64 << 10  # less is a unit forgotten
 MAX_SIZE = 16 << 40
 MAX_BLOCK_CACHE = 4 << 40  # RocksDB crashes when it lays out a larger one
 Size: TypeAlias = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _at_most(MAX_SIZE)]
@@ -146,15 +147,17 @@ def _repeated(values: list[str]) -> str | None:
 
 def _share(value: str) -> str:
     match = re.fullmatch(rf"\s*{NAME_PATTERN}\s*=(.*\d.*)", value)
-    if match is None or not parse_size(match[1]):
+    if match is None:
         raise ValueError('should be a table and a size, such as "item=512MiB"')
+    if int(str(parse_size(match[1]))) < LEAST_WARM:
+        raise ValueError(f'should be a table and {shown_size(LEAST_WARM)} at least, such as "item=512MiB"')
     return value
 
 
 class Warm(Section):
     """[warm]: host memory, shared by all processes of the service."""
 
-    capacity: Annotated[Size, Field(ge=64 << 10)] = 2 << 30
+    capacity: Annotated[Size, Field(ge=LEAST_WARM)] = 2 << 30
     huge_pages: bool = True
     shares: Literal["curve", "equal"] = "curve"
     fixed: Annotated[tuple[Annotated[str, AfterValidator(_share)], ...], Field(strict=False)] = ()

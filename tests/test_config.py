@@ -143,9 +143,9 @@ def test_a_list_of_names_is_given_with_commas_or_as_toml_has_it(load: Any, text:
 
 
 def test_fixed_shares_are_sizes_by_table(load: Any) -> None:
-    expected = {"item": 512 << 20, "user": 1000}
-    assert load('[warm]\nfixed = ["item=512MiB", "user = 1000"]').warm.fixed_bytes == expected
-    assert load("", EMBCACHE_WARM__FIXED="item=512MiB, user=1000").warm.fixed_bytes == expected
+    expected = {"item": 512 << 20, "user": 100_000}
+    assert load('[warm]\nfixed = ["item=512MiB", "user = 100000"]').warm.fixed_bytes == expected
+    assert load("", EMBCACHE_WARM__FIXED="item=512MiB, user=100000").warm.fixed_bytes == expected
 
 
 def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
@@ -182,8 +182,11 @@ def test_every_setting_can_be_given_by_the_environment(load: Any) -> None:
         ('[hot]\ncrossover_ids = "few"', r'hot.crossover_ids should be "auto" or a number of ids'),
         ('[hot]\npinned = ["Item"]', r"hot.pinned"),
         ('[warm]\nfixed = ["item"]', r'warm.fixed.* should be a table and a size, such as "item=512MiB"'),
-        ('[warm]\nfixed = ["item=0"]', r"warm.fixed.* should be a table and a size"),
-        ('[warm]\nfixed = ["Item=1MiB"]', r"warm.fixed.* should be a table and a size"),
+        ('[warm]\nfixed = ["item=0"]', r"warm.fixed.0 should be a table and 64.0 KiB at least"),
+        ('[warm]\nfixed = ["item=1"]', r"warm.fixed.0 should be a table and 64.0 KiB at least, .* \(got 'item=1'\)"),
+        ('[warm]\nfixed = ["item=65535"]', r"warm.fixed.0 should be a table and 64.0 KiB at least"),
+        ('[warm]\nfixed = ["Item=1MiB"]', r"warm.fixed.0 should be a table and a size"),
+        ('[warm]\nfixed = ["item=1 mib"]', r'warm.fixed.0 should be a size such as "512MiB"'),
         ('[warm]\nfixed = ["item=1MiB", "item=2MiB"]', r"fixed names table 'item' twice"),
         (
             '[warm]\ncapacity = "1GiB"\nfixed = ["a=600MiB", "b=600MiB"]',
