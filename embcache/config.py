@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from embcache.errors import ConfigError
 from embcache.spec import NAME_PATTERN, TableSpec
@@ -146,12 +156,20 @@ def _repeated(values: list[str]) -> str | None:
 
 
 def _share(value: str) -> str:
-    match = re.fullmatch(rf"\s*{NAME_PATTERN}\s*=(.*\d.*)", value)
+    match = re.fullmatch(r"\s*([^=\s]+)\s*=(.*\d.*)", value)
     if match is None:
         raise ValueError('should be a table and a size, such as "item=512MiB"')
-    if int(str(parse_size(match[1]))) < LEAST_WARM:
+    if not re.fullmatch(NAME_PATTERN, match[1]):
+        raise ValueError("should begin with a table's name: a-z (no capitals), 0-9 and _, at most 64 characters")
+    if _share_of(value)[1] < LEAST_WARM:
         raise ValueError(f'should be a table and {shown_size(LEAST_WARM)} at least, such as "item=512MiB"')
     return value
+
+
+def _share_of(entry: str) -> tuple[str, int]:
+    """(table, bytes) of an entry of `fixed`."""
+    name, _, size = entry.partition("=")
+    return name.strip(), int(str(parse_size(size)))
 
 
 class Warm(Section):
@@ -167,18 +185,18 @@ class Warm(Section):
     @property
     def fixed_bytes(self) -> dict[str, int]:
         """{table: bytes} of `fixed`."""
-        pairs = (entry.partition("=") for entry in self.fixed)
-        return {name.strip(): int(str(parse_size(size))) for name, _, size in pairs}
+        return dict(_share_of(entry) for entry in self.fixed)
 
-    @model_validator(mode="after")
-    def _fixed_fits(self) -> Warm:
-        names = [entry.partition("=")[0].strip() for entry in self.fixed]
-        if name := _repeated(names):
-            raise ValueError(f"fixed names table {name!r} twice")
-        total = sum(self.fixed_bytes.values())
-        if total > self.capacity:
-            raise ValueError(f"fixed gives away {shown_size(total)}, more than capacity, {shown_size(self.capacity)}")
-        return self
+    @field_validator("fixed", mode="after")
+    @classmethod
+    def _fixed_fits(cls, fixed: tuple[str, ...], others: ValidationInfo) -> tuple[str, ...]:
+        shares = [_share_of(entry) for entry in fixed]
+        if name := _repeated([name for name, _ in shares]):
+            raise ValueError(f"names table {name!r} twice")
+        total, capacity = sum(nbytes for _, nbytes in shares), others.data.get("capacity")
+        if capacity is not None and total > capacity:  # None where that is wrong itself
+            raise ValueError(f"gives away {shown_size(total)}, {shown_size(total - capacity)} more than warm.capacity")
+        return fixed
 
 
 class Cold(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from embcache.errors import UnknownTable
 
 _NAMED = 10  # versions that an error names
+_SHOWN = 60  # characters of a wrong value
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -55,8 +57,12 @@ def _words(kind: str, message: str, value: Any) -> str:
         return "is needed and absent"
     if kind == "extra_forbidden":
         return "is unknown"
+    if kind == "tuple_type":
+        message = "should be a list"
+        if isinstance(value, str) and len(value) <= _SHOWN:
+            message += f", such as {json.dumps([item.strip() for item in value.split(',')])}"
     said = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if isinstance(value, dict):
         return said
     given = repr(value)
-    return f"{said} (got {given if len(given) <= 60 else given[:57] + '...'})"
+    return f"{said} (got {given if len(given) <= _SHOWN else given[: _SHOWN - 3] + '...'})"
