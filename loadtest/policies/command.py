@@ -38,7 +38,7 @@ def add_policies(app: typer.Typer, failures_said: FailuresSaid) -> None:
     ) -> None:
         """Replay a trace through the tables of both tiers in memory and through other eviction policies: miss ratios.
 
-        LRU, LFU, ARC, S3-FIFO, SIEVE, W-TinyLFU and Belady are libcachesim's: pip install -e '.[bench-policies]'.
+        LRU, LFU, ARC, S3-FIFO, SIEVE, W-TinyLFU and Belady are libcachesim's: pip install -e '.\\[bench-policies]'.
         """
         from loadtest.policies.page import page
         from loadtest.policies.report import last_line, print_report, write_json
