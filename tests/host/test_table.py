@@ -279,3 +279,11 @@ def test_a_region_is_the_largest_that_takes_so_many_bytes(row_bytes: int, sets: 
     counts = range(max(2, sets - 150), sets + 1)  # a page has room for 34 at most
     within = [other for count in counts if (other := region_bytes_of(row_bytes, count)) <= size - less]
     assert bytes_within(row_bytes, size - less) == max(within, default=least_bytes(row_bytes))
+
+
+@pytest.mark.parametrize(("row_bytes", "more"), [(256, 1 / 30), (32, 1 / 5), (8, 1 / 2)])
+def test_the_owners_notes_take_what_the_settings_say(row_bytes: int, more: float) -> None:
+    table = HostTables(Arena.create(1 << 22)).add(1, row_bytes, 1 << 20).table
+    beside = table.stats().bytes - table.region.size
+    assert beside == pytest.approx(64 * table.region.slots / 7, rel=0.01)
+    assert beside / table.region.size == pytest.approx(more, rel=0.1)
