@@ -64,8 +64,8 @@ def group_limits(groups: str, mounted: Path) -> Iterator[int]:
 def _tell_of_kernels(folder: Path | None) -> None:
     if folder is None:
         logger.warning(
-            "compiling the kernels: about twenty seconds, at each start, since there is no folder to keep them in; "
+            "compiling the kernels: ten to twenty seconds, at each start, since there is no folder to keep them in; "
             "EMBCACHE_KERNEL_CACHE names one"
         )
     elif not all((folder / each).exists() for each in (READERS, WRITER)):
-        logger.info("compiling the kernels, once on this machine: about twenty seconds, and more where it is busy")
+        logger.info("compiling the kernels, once on this machine: ten to twenty seconds, and more where it is busy")
